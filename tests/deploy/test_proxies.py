@@ -17,6 +17,14 @@ from service.wire import Client, orders
 
 KINDS = [pytest.param("nginx", marks=pytest.mark.nginx), pytest.param("nginx-http", marks=pytest.mark.nginx), "caddy"]
 
+SLOW = b"""
+flow: slow
+steps: [{throttle: 1/h}]
+samples: {id: seq}
+dead_letters: memory
+"""
+"""A flow whose second result takes an hour."""
+
 LARGE = 30_000
 """Orders of a large upload, of 1 KiB each: more than proxies accept or keep in memory by default."""
 
@@ -38,6 +46,7 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """One service behind each of the proxies, which fail over from a node that nobody listens on."""
     with ExitStack() as stack:
         service = stack.enter_context(serving(tmp_path_factory.mktemp("served")))
+        service.request("PUT", "/flows/slow", SLOW, Content_Type="application/yaml")
         nodes = [f"127.0.0.1:{free_port()}", f"127.0.0.1:{service.port}"]
         port = stack.enter_context(proxy(request.param, tmp_path_factory.mktemp(request.param), *nodes))
         yield Front(request.param, service, port)
@@ -93,13 +102,13 @@ def test_a_large_upload_passes(front: Front) -> None:
 
 @pytest.mark.parametrize("during_upload", [True, False], ids=["sends", "has sent"])
 def test_a_client_that_leaves_cancels_its_run(front: Front, *, during_upload: bool) -> None:
-    """The proxy closes its own connection, and Penstock cancels the run as without a proxy."""
+    """The proxy closes its own connection at once, also while there are no results, and Penstock cancels the run."""
     with front.connect() as client:
         if during_upload:
-            client.upload()
-            client.chunk(orders(1))
+            client.upload("/slow/bulk")
+            client.chunk(b'{"id":1}\n{"id":2}\n')
         else:
-            client.request("GET", "/orders/bulk?count=1000000")
+            client.request("GET", "/slow/bulk?count=2")
         response = client.response()
         run = response.headers["penstock-run"]
         response.next()

@@ -18,8 +18,8 @@ MAX_ADDED = 64
 """Waits that are added one by one."""
 
 
-def broker_notes(flow: Flow[Any]) -> Iterator[str]:
-    """Yield notes on the workers of a flow that consume from brokers."""
+def broker_notes(flow: Flow[Any], processes: int = 1) -> Iterator[str]:
+    """Yield notes on the workers of a flow that consume from brokers, in each of some processes."""
     seconds, why = _longest(flow)
     for worker in flow.workers:
         title = f"worker {worker.name}"
@@ -31,7 +31,7 @@ def broker_notes(flow: Flow[Any]) -> Iterator[str]:
                         f"{_duration(source.ack_wait)}: its lease is extended as long as the process works, but the "
                         f"message is delivered twice if the process hangs for {_duration(source.ack_wait)}"
                     )
-                yield from _window_notes(flow, worker, source)
+                yield from _window_notes(flow, worker, source, processes)
                 yield from _failure_notes(flow, title, source)
             case KafkaSource() as source:
                 if seconds > (limit := source.rebalance_timeout * 4 / 5):
@@ -67,11 +67,11 @@ def _sink_notes(flow: Flow[Any], title: str) -> Iterator[str]:
         )
 
 
-def _window_notes(flow: Flow[Any], worker: Worker, source: JetStreamSource) -> Iterator[str]:
+def _window_notes(flow: Flow[Any], worker: Worker, source: JetStreamSource, processes: int) -> Iterator[str]:
     """Compare the windows of all workers of a consumer with the messages that they may hold."""
     title, limit = f"worker {worker.name}", source.max_ack_pending
     workers = limit // flow.elements
-    sharing = sum(1 for other in flow.workers if _consumer_of(other) == _consumer_of(worker))
+    sharing = processes * sum(1 for other in flow.workers if _consumer_of(other) == _consumer_of(worker))
     if workers < sharing:
         windows = f"its window of {flow.elements} is" if sharing == 1 else f"{sharing} windows of {flow.elements} are"
         yield (

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from penstock.sinks.siblings import (
     FILE_LOCKS,
@@ -43,6 +42,8 @@ REMEMBERED = 1000
 Identity = tuple[int, int]
 """Device and inode of a file."""
 
+Request = AcquireRequest | ReleaseRequest | HoldRequest
+
 
 @dataclass(slots=True, eq=False)
 class KeptFile:
@@ -60,7 +61,8 @@ class FileKeeper:
     """The open files of all processes of a service. A resource of the parent process.
 
     Locks of `flock` belong to an open file. The parent keeps the one that a process has opened first, and passes it to
-    the others, so it is locked until all of them have closed it.
+    the others, so it is locked until all of them have closed it. Calls that a network file system may delay are made
+    in a thread, one request after the other.
     """
 
     def __init__(self) -> None:
@@ -73,11 +75,12 @@ class FileKeeper:
         """Files whose end was complete when the last process closed them; the latest ones."""
         self._connections: dict[int, FileConnection] = {}
         self._locking = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def attach(self, number: int) -> dict[str, int]:
         """Return the descriptors of a process that is about to start."""
         ours, theirs = socket.socketpair()
-        self._connections[number] = FileConnection(ours, self._answer, self._disconnected)
+        self._connections[number] = FileConnection(ours, self._receive, self._disconnected)
         return {FILES: theirs.detach(), FILE_LOCKS: os.dup(self._locks)}
 
     def detach(self, number: int) -> None:
@@ -90,49 +93,58 @@ class FileKeeper:
         """Close all files. No process is left."""
         for number in list(self._connections):
             self.detach(number)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
         os.close(self._locks)
 
-    async def _answer(self, connection: FileConnection, data: bytes, descriptor: int | None) -> None:
-        request = request_decoder.decode(data)
+    def _receive(self, connection: FileConnection, data: bytes, descriptor: int | None) -> None:
+        self._spawn(self._answer(connection, request_decoder.decode(data), descriptor))
+
+    def _disconnected(self, connection: FileConnection) -> None:
+        self._spawn(self._release(connection, lambda _: True))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="files of a process")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, connection: FileConnection, request: Request, descriptor: int | None) -> None:
         match request:
             case AcquireRequest() if descriptor is not None:
-                await self._acquire(connection, request, descriptor)
+                async with self._locking:
+                    await self._acquire(connection, request, descriptor)
             case HoldRequest() if descriptor is not None:
-                held = identity_of(descriptor) in self._files
+                held = await asyncio.to_thread(identity_of, descriptor) in self._files
                 os.close(descriptor)
                 connection.send(DoneReply(held))
             case ReleaseRequest():
-                file = next(file for file in self._files.values() if file.slot == request.slot)
-                self._release(connection, file)
+                await self._release(connection, lambda file: file.slot == request.slot)
                 connection.send(DoneReply())
             case _:
                 connection.close()
 
     async def _acquire(self, connection: FileConnection, request: AcquireRequest, descriptor: int) -> None:
-        # One after the other, and in a thread: on a network file system, a lock may take long.
-        async with self._locking:
-            identity = identity_of(descriptor)
-            file = self._files.get(identity)
-            if file is not None:
-                os.close(descriptor)
-                if file.settings != request.settings:
-                    connection.send(RefusedReply(other=(file.display_path, file.settings)))
-                    return
-            else:
-                refused = await self._lock(descriptor)
-                if refused is not None:
-                    os.close(descriptor)
-                    connection.send(refused)
-                    return
-                slot = self._free.pop()
-                self._sizes[slot] = UNKNOWN
-                file = KeptFile(identity, descriptor, slot, request.display_path, request.settings)
-                self._files[identity] = file
-            file.users.add(connection)
-            if connection.is_open:
-                connection.send(AcquiredReply(file.slot, self._closed.get(identity)), file.descriptor)
-            else:
-                self._release(connection, file)
+        identity = await asyncio.to_thread(identity_of, descriptor)
+        file = self._files.get(identity)
+        refused: RefusedReply | None = None
+        if file is None:
+            refused = await self._lock(descriptor)
+        elif file.settings != request.settings:
+            refused = RefusedReply(other=(file.display_path, file.settings))
+        if refused is not None or file is not None:
+            os.close(descriptor)
+        if refused is not None:
+            connection.send(refused)
+            return
+        if file is None:
+            slot = self._free.pop()
+            self._sizes[slot] = UNKNOWN
+            file = KeptFile(identity, descriptor, slot, request.display_path, request.settings)
+            self._files[identity] = file
+        file.users.add(connection)
+        connection.send(AcquiredReply(file.slot, self._closed.get(identity)), file.descriptor)
+        if not connection.is_open:  # the process has ended meanwhile
+            self._disconnected(connection)
 
     async def _lock(self, descriptor: int) -> RefusedReply | None:
         if not self._free:
@@ -145,23 +157,23 @@ class FileKeeper:
             return RefusedReply(error=error.strerror or str(error))
         return None
 
-    def _release(self, connection: FileConnection, file: KeptFile) -> None:
-        file.users.discard(connection)
-        if file.users:
-            return
-        del self._files[file.identity]
+    async def _release(self, connection: FileConnection, selected: Callable[[KeptFile], bool]) -> None:
+        """Release files of a process."""
+        async with self._locking:
+            for file in [file for file in self._files.values() if connection in file.users and selected(file)]:
+                file.users.discard(connection)
+                if not file.users:
+                    await self._close(file)
+
+    async def _close(self, file: KeptFile) -> None:
         self._closed.pop(file.identity, None)
-        fingerprint = FileFingerprint.of(file.descriptor)
+        fingerprint = await asyncio.to_thread(close_file, file.descriptor)
         if fingerprint.size == self._sizes[file.slot]:  # otherwise the next process checks the end
             self._closed[file.identity] = fingerprint
             if len(self._closed) > REMEMBERED:
                 del self._closed[next(iter(self._closed))]
-        os.close(file.descriptor)
+        del self._files[file.identity]
         self._free.append(file.slot)
-
-    def _disconnected(self, connection: FileConnection) -> None:
-        for file in [file for file in self._files.values() if connection in file.users]:
-            self._release(connection, file)
 
 
 class FileConnection:
@@ -170,15 +182,14 @@ class FileConnection:
     def __init__(
         self,
         sock: socket.socket,
-        answer: Callable[[FileConnection, bytes, int | None], Coroutine[Any, Any, None]],
+        on_request: Callable[[FileConnection, bytes, int | None], None],
         on_disconnect: Callable[[FileConnection], None],
     ) -> None:
         self._socket = sock
-        self._answer = answer
+        self._on_request = on_request
         self._on_disconnect = on_disconnect
         self._received = bytearray()
         self._descriptor: int | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
         self._loop.add_reader(sock, self._read)
@@ -221,15 +232,21 @@ class FileConnection:
             message, descriptor = bytes(self._received[HEADER:]), self._descriptor
             self._received.clear()
             self._descriptor = None
-            task = self._loop.create_task(self._answer(self, message, descriptor), name="files of a process")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._on_request(self, message, descriptor)
 
 
 def identity_of(descriptor: int) -> Identity:
     """Return device and inode of an open file."""
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
+
+
+def close_file(descriptor: int) -> FileFingerprint:
+    """Close a file, which releases its lock; return what it was like."""
+    try:
+        return FileFingerprint.of(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def shared_file() -> int:

@@ -254,6 +254,16 @@ class Source(RunObservable[Any], Generic[Out]):  # of lists of elements; named h
 
     name = "source"
 
+    competes = False
+    """Whether several processes may run it at once, because each element goes to one of them (competing consumers).
+
+    A service with several processes runs the workers of all other sources in one of them.
+    """
+
+    def for_process(self, number: int) -> Source[Out]:  # noqa: ARG002 - for subclasses
+        """Return the source as process `number` of a service runs it, from 1. Default: the source as it is."""
+        return self
+
     @property
     def endless(self) -> bool:
         """Whether it emits until its run is stopped, as the source of a broker does."""

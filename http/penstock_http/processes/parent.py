@@ -67,7 +67,7 @@ class Parent:
         self._leader: Child | None = None
         """The process that runs what must not run twice."""
         self._leading = asyncio.Lock()
-        self._exclusive = asyncio.Lock()
+        self.exclusive = asyncio.Lock()
         """Held while a process starts, and during an exclusive question: a process that starts misses none."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.on(ASK, self._ask)
@@ -112,7 +112,7 @@ class Parent:
     async def start(self) -> None:
         """Start all processes. Raises `StartFailed` if one of them cannot start; then none is left."""
         numbers = range(1, self.count + 1)
-        async with self._exclusive:
+        async with self.exclusive:
             started = await asyncio.gather(*(self._try_start(number) for number in numbers))
         failed = [child for child, ready in started if not ready]
         if self.stopping.is_set():
@@ -130,7 +130,7 @@ class Parent:
     async def replace(self, child: Child) -> bool:
         """Start another process in place of one, and retire that one. Returns False if the other one cannot start."""
         number = await self._free_number()
-        async with self._exclusive:
+        async with self.exclusive:
             successor, ready = await self._try_start(number)
         if not ready:
             del self.children[number]
@@ -232,7 +232,7 @@ class Parent:
             await self.appoint()
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, MAX_BACKOFF)
-            async with self._exclusive:
+            async with self.exclusive:
                 child, ready = await self._try_start(child.number)
             if ready:
                 log.info("process.restarted", process=child.number, pid=child.pid)
@@ -305,7 +305,7 @@ class Parent:
         question = msgpack.decode(payload, type=Ask)
         if not question.exclusive:
             return await self._ask_all(question, [child for child in self.children.values() if child.serves])
-        async with self._exclusive:
+        async with self.exclusive:
             return await self._ask_all(question, [self.children[number] for number in self.running])
 
     async def _ask_all(self, question: Ask, children: Sequence[Child]) -> bytes:

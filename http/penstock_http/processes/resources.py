@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -65,6 +66,11 @@ class ParentProcess(Protocol):
 
     def kill(self, number: int, reason: str) -> None:
         """Kill a process that does not do what it must, and start another one. `reason` is logged."""
+        ...
+
+    @property
+    def exclusive(self) -> asyncio.Lock:
+        """Held while a process starts, and during an exclusive question: a process that starts misses none."""
         ...
 
     @property

@@ -26,9 +26,9 @@ from penstock.services import Service
 from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
 from penstock.sinks import check_sinks
+from penstock_http.deployments.everywhere import AnyReloader
 from penstock_http.deployments.file_watcher import WatchedFiles
 from penstock_http.deployments.loader import FlowLoader, scan
-from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.result import DeploymentResult
 from penstock_http.deployments.revision import FlowCandidate
 
@@ -52,7 +52,7 @@ def make_loader(settings: Settings, *, workers_only: bool = False) -> FlowLoader
     return FlowLoader(load, loads, to_flow)
 
 
-async def load_flows(reloader: Reloader, supervisor: Supervisor, paths: Sequence[Path]) -> None:
+async def load_flows(reloader: AnyReloader, supervisor: Supervisor, paths: Sequence[Path]) -> None:
     """Load and deploy all flows, or none. `paths` are the files and directories. Raises `ConfigurationError`."""
     results = await reloader.start()
     if not results or any(result.diagnostics for result in results):

@@ -7,7 +7,6 @@ import errno
 import selectors
 import socket
 from typing import Any
-from weakref import WeakSet
 
 import structlog
 from aiohttp import web
@@ -129,32 +128,31 @@ class ConnectionFactory:
         self._server = server
         self._settings = settings
         self._tls = tls
-        self._transports: WeakSet[TlsTransport] = WeakSet()
+        self._handshakes: set[TlsTransport] = set()
 
     def __call__(self) -> asyncio.Protocol:
         """Return the protocol of the next connection."""
         connection = Connection(self._counters, self._server, self._settings)
         if self._tls is None:
             return connection
-        transport = TlsTransport(
+        return TlsTransport(
             connection,
             self._tls.context,
             timeout=self._settings.keep_alive,
+            handshakes=self._handshakes,
             on_failure=self._reject_handshake,
         )
-        self._transports.add(transport)
-        return transport
 
     @property
     def handshakes(self) -> int:
         """How many connections have not completed their handshake. aiohttp does not know of them."""
-        return sum(not transport.connected for transport in self._transports)
+        return len(self._handshakes)
 
     def close_idle_handshakes(self, seconds: float = 0) -> None:
         """Close connections that have not completed their handshake in so many seconds."""
-        for transport in list(self._transports):
-            if not transport.connected and transport.age >= seconds:
-                transport.abort()
+        for transport in self._handshakes:
+            if transport.age >= seconds:
+                transport.abort()  # it leaves the set later, when the connection is lost
 
     def _reject_handshake(self, error: str) -> None:
         self._counters.rejected["tls_handshake_failed"] += 1

@@ -14,6 +14,7 @@ from penstock.runtime import Phase, Supervisor
 from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
 from penstock_http.app import make_app, make_work_app
+from penstock_http.deployments.everywhere import reloader_of_all
 from penstock_http.deployments.file_watcher import WatchedFiles, watch_files
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
@@ -22,6 +23,7 @@ from penstock_http.processes.member import LEAD
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
 from penstock_http.server.connection import BACKLOG, MAX_ACCEPTS, AcceptErrorHandler, ConnectionFactory, stop_listening
 from penstock_http.server.dead_letters import DeadLetterWork
+from penstock_http.server.limits import log_shared, share_limits
 from penstock_http.server.membership import Alone, Membership
 from penstock_http.server.retirement import close_when_leaving, first_of, retire, wait_for_drain_delay
 from penstock_http.server.sharing import make_stores
@@ -57,12 +59,15 @@ async def serve(
     tls = tls_of(settings)
     sighup = sighup_event(loop)
     supervisor = Supervisor(max_runs=settings.max_runs, stores=make_stores(membership.descriptors))
+    sharing = share_limits(membership, supervisor)
     counters, reload_counters = HttpCounters(), ReloadCounters()
     client = HttpClient()
-    registry = FlowRegistry(supervisor, reload_counters, keep_open=settings.dead_letters)
+    process = membership.peers.number
+    registry = FlowRegistry(supervisor, reload_counters, keep_open=settings.dead_letters, process=process)
     if not static and not files.paths:
         static = (builtin_flow(settings, client),)
-    reloader = Reloader(registry, make_loader(settings, workers_only=workers_only), files, static)
+    here = Reloader(registry, make_loader(settings, workers_only=workers_only), files, static)
+    reloader = reloader_of_all(here, registry, membership.peers)
     await supervisor.stores.get(settings.dead_letters)
     sock = membership.listen(settings)
     await load_flows(reloader, supervisor, files.paths)
@@ -95,6 +100,7 @@ async def serve(
         tasks.append(loop.create_task(reload_on_signal(sighup, reloader, tls), name="reload:signal"))
     if watch:
         tasks.append(loop.create_task(watch_files(reloader), name="reload:watch"))
+    log_shared(membership, supervisor, registry)
     membership.peers.on(LEAD, lambda payload: _lead(registry, payload))
     work.start()
     tune_gc()
@@ -114,6 +120,8 @@ async def serve(
     await work.stop()
     await close_connections(runner, supervisor)
     connections.close_idle_handshakes()
+    if sharing is not None:
+        sharing.cancel()
     await client.aclose()
     await membership.stopped(report)
     return 1 if report.forced else 0

@@ -16,6 +16,7 @@ from penstock.runtime import ShutdownReport
 from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
 from penstock_http.processes.child import Child, State
+from penstock_http.processes.deployments import Deployments
 from penstock_http.processes.messages import Start
 from penstock_http.processes.parent import Parent
 from penstock_http.server.connection import listen
@@ -63,6 +64,10 @@ def add_parts(parent: Parent, settings: Settings) -> list[Callable[[], Awaitable
 
     Returns what closes them, to be awaited when all processes have exited.
     """
+    from penstock_http.processes.shared_limits import LimitsResource  # not for Windows
+
+    parent.share(LimitsResource(settings.processes))
+    Deployments(parent, settings.processes)
     return [*share_writers_and_files(parent)]
 
 

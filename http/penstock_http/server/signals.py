@@ -10,7 +10,7 @@ import structlog
 from penstock.runtime import Event, Phase, Supervisor
 from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
-from penstock_http.deployments.reload import Reloader
+from penstock_http.deployments.file_watcher import FlowReloader
 from penstock_http.server.tls import Tls
 
 SIGNAL_RETRY_SECONDS = 0.01
@@ -68,7 +68,7 @@ def sighup_event(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     return event
 
 
-async def reload_on_signal(sighup: asyncio.Event, reloader: Reloader, tls: Tls | None) -> None:
+async def reload_on_signal(sighup: asyncio.Event, reloader: FlowReloader, tls: Tls | None) -> None:
     """Reload the certificate and all flows after each SIGHUP, until cancelled.
 
     Several signals during a reload cause one more.

@@ -26,8 +26,9 @@ _HINT = b'{"type":"about:blank","title":"Bad Request","status":400,"detail":"thi
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
     """The protocol of a socket, and the transport of a protocol that is connected after the handshake.
 
-    `on_failure` is called with the reason if the handshake fails or takes longer than `timeout` seconds. It is not
-    called for a client that closes the connection: it may only have checked the port.
+    It is in `handshakes` until its handshake is complete or has failed. `on_failure` is called with the reason if the
+    handshake fails or takes longer than `timeout` seconds. It is not called for a client that closes the connection: it
+    may only have checked the port.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         context: ssl.SSLContext,
         *,
         timeout: float,
+        handshakes: set[TlsTransport],
         on_failure: Callable[[str], object],
     ) -> None:
         super().__init__()
@@ -43,14 +45,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._handshakes = handshakes
         self._on_failure = on_failure
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._begun = self._loop.time()
+        self._accepted_at = self._loop.time()
         self._socket: asyncio.Transport | None = None
-        self.connected = False
-        """Whether the handshake is complete."""
+        self._connected = False
         self._writing_paused = False
 
     # The protocol of the socket
@@ -58,37 +60,38 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._socket = transport
+        self._handshakes.add(self)
         self._timer = self._loop.call_later(self._timeout, self._fail, "the client did not complete it in time")
 
     def data_received(self, data: bytes) -> None:
         self._incoming.write(data)
-        if not self.connected:
+        if not self._connected:
             self._shake_hands()
-        if self.connected:
+        if self._connected:
             self._read()
 
     def eof_received(self) -> bool | None:
-        return self._protocol.eof_received() if self.connected else None
+        return self._protocol.eof_received() if self._connected else None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        if self.connected:
+        self._end_handshake()
+        if self._connected:
             self._protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        if self.connected:
+        if self._connected:
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        if self.connected:
+        if self._connected:
             self._protocol.resume_writing()
 
     @property
     def age(self) -> float:
         """Seconds since the connection was accepted."""
-        return self._loop.time() - self._begun
+        return self._loop.time() - self._accepted_at
 
     # The transport of the protocol
 
@@ -121,8 +124,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self.socket_transport.close()
 
     def abort(self) -> None:
-        if self._socket is not None:
-            self._socket.abort()
+        self.socket_transport.abort()
 
     def is_closing(self) -> bool:
         return self.socket_transport.is_closing()
@@ -172,9 +174,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._flush()  # the alert that says why
             self._fail((error.reason or str(error)).lower().replace("_", " "))
         else:
-            self._stop_timer()
+            self._end_handshake()
             self._flush()
-            self.connected = True
+            self._connected = True
             self._protocol.connection_made(self)
             if self._writing_paused:
                 self._protocol.pause_writing()
@@ -207,12 +209,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self.socket_transport.write(self._outgoing.read())
 
     def _fail(self, reason: str) -> None:
-        self._stop_timer()
+        self._end_handshake()
         if not self.is_closing():
             self._on_failure(reason)
             self.socket_transport.close()
 
-    def _stop_timer(self) -> None:
+    def _end_handshake(self) -> None:
+        self._handshakes.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

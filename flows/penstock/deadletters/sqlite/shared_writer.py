@@ -68,7 +68,9 @@ class SharedWriters:
 
     def _receive(self, message: bytes) -> None:
         reply = reply_decoder.decode(message)
-        self._waiting.pop(reply.store)(reply)
+        on_reply = self._waiting.pop(reply.store, None)
+        if on_reply is not None:  # otherwise it is of a call that was cancelled, and another one got its reply
+            on_reply(reply)
 
     def _disconnected(self) -> None:
         waiting, self._waiting = self._waiting, {}

@@ -149,7 +149,7 @@ class WorkerConnection:
     def __init__(self, hub: WriterHub, sock: socket.socket) -> None:
         self._hub = hub
         self._files: dict[int, SharedFile] = {}
-        """The open stores of the process, by number."""
+        """The stores of the process that are open or being opened, by number."""
         self._closed = False
         self._socket = FrameSocket(sock, on_message=self._receive, on_disconnect=self.close)
 
@@ -165,24 +165,25 @@ class WorkerConnection:
         request: OpenRequest | AddRequest | CloseRequest = request_decoder.decode(message)
         match request:
             case OpenRequest():
-                self._hub.spawn(self._open(request))
+                file = self._files[request.store] = self._hub.file(request.config)
+                self._hub.spawn(self._open(file, request))
             case AddRequest():
                 self._hub.spawn(self._add(self._files[request.store], request))
             case CloseRequest():
-                self._hub.spawn(self._close(self._files.pop(request.store), request.store))
+                closing = self._files.pop(request.store, None)
+                if closing is None:  # it could not be opened
+                    self._reply(request.store, [None], WriterStatistics())
+                else:
+                    self._hub.spawn(self._close(closing, request.store))
 
-    async def _open(self, request: OpenRequest) -> None:
-        file = self._hub.file(request.config)
+    async def _open(self, file: SharedFile, request: OpenRequest) -> None:
         try:
             await file.open((self, request.store), request.config)
         except Exception as error:
+            self._files.pop(request.store, None)
             self._reply(request.store, [error], WriterStatistics())
-            return
-        if self._closed:  # the process ended meanwhile
-            await self._close(file, request.store)
-            return
-        self._files[request.store] = file
-        self._reply(request.store, [None], file.changes())
+        else:
+            self._reply(request.store, [None], file.changes())
 
     async def _add(self, file: SharedFile, request: AddRequest) -> None:
         errors = await file.add((self, request.store), request)
