@@ -31,7 +31,7 @@ class Process:
     """One `penstock COMMAND` process, with its log."""
 
     def __init__(self, command: str, *flags: object, env: dict[str, str] | None = None) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+        clean = forking.environment()
         self.popen = forking.start(
             command,
             *map(str, flags),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from penstock.flowfile.discovery import holds_flow
 from penstock.flowfile.field_types import is_in_python
 from penstock.observe import configure_logging
 from penstock.settings import WORK_OPTIONS, SettingsError, load_settings, settings_options
+from penstock.support.event_loop import run_in_event_loop
 from penstock_http.deployments.file_watcher import WatchedFiles
 from penstock_http.server.bootstrap import ConfigurationError, python_flows
 from penstock_http.server.lifecycle import serve as run_service
@@ -74,7 +74,8 @@ def _run(command: str, flows: tuple[str, ...], options: Mapping[str, str | None]
     try:
         files = WatchedFiles(paths, holds_flow=holds_flow)
         static = python_flows(modules, files, settings, workers_only=workers_only)
-        return asyncio.run(run_service(settings, files, static, logs, watch=watch, workers_only=workers_only))
+        service = run_service(settings, files, static, logs, watch=watch, workers_only=workers_only)
+        return run_in_event_loop(service, settings.event_loop)
     except ConfigurationError as error:
         return print_error(command, error, 2)
     except PenstockError as error:

@@ -20,6 +20,7 @@ from penstock.formats.format import Format
 from penstock.observe import configure_logging
 from penstock.results import EndRecord
 from penstock.sinks import check_sinks
+from penstock.support.event_loop import EVENT_LOOPS, run_in_event_loop
 
 
 @click.command(
@@ -69,6 +70,15 @@ from penstock.sinks import check_sinks
     show_default=True,
     help="Format of log lines; auto: console on a terminal, else JSON.",
 )
+@click.option(
+    "--event-loop",
+    type=click.Choice(EVENT_LOOPS),
+    default="auto",
+    show_default=True,
+    envvar="PENSTOCK_EVENT_LOOP",
+    show_envvar=True,
+    help="Event loop; auto: uvloop if the extra penstock[uvloop] is installed.",
+)
 def run(**options: Any) -> int:
     """Run a flow once. FLOW is a flow file, or module:name of a flow in Python.
 
@@ -99,7 +109,7 @@ def run_flow(options: RunOptions) -> int:
     try:
         if job.resumable is not None and (end := job.resumable.journal.end) is not None:
             return report_complete(job, job.resumable, end)
-        return asyncio.run(execute(job))
+        return run_in_event_loop(execute(job), options.event_loop)
     except PenstockError as error:
         return print_error("run", error)
     finally:
