@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 import click
 
 from penstock.errors import PenstockError
-from penstock.support.event_loop import EVENT_LOOPS
+from penstock.support.event_loop import EVENT_LOOPS, check_event_loop
 from penstock.support.text import suggest
 from penstock.tokens import InvalidToken, Token, default_token, digest_of, parse_tokens
 
@@ -145,7 +145,10 @@ class Settings:
         "auto", "Log format; auto: console on a terminal, else JSON", choices=("auto", "json", "console")
     )
     event_loop: str = setting(
-        "auto", "Event loop; auto: uvloop if the extra penstock[uvloop] is installed", choices=EVENT_LOOPS
+        "auto",
+        "Event loop; auto: uvloop if the extra penstock[uvloop] is installed",
+        choices=EVENT_LOOPS,
+        check=check_event_loop,
     )
     allow_deployments: str = setting(
         "yes", "Whether PUT /flows/NAME is accepted; its flows can run code here", choices=("yes", "no")

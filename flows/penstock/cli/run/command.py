@@ -20,7 +20,7 @@ from penstock.formats.format import Format
 from penstock.observe import configure_logging
 from penstock.results import EndRecord
 from penstock.sinks import check_sinks
-from penstock.support.event_loop import EVENT_LOOPS, run_in_event_loop
+from penstock.support.event_loop import EVENT_LOOPS, check_event_loop, run_in_event_loop
 
 
 @click.command(
@@ -95,6 +95,7 @@ def run(**options: Any) -> int:
 def run_flow(options: RunOptions) -> int:
     """Run a flow as the options say. Returns the exit code."""
     try:
+        check_event_loop(options.event_loop)
         found = find_flow(options.flow)
         found = found._replace(flow=with_overrides(found.flow, options))
         check_sinks(found.flow.all_sinks.values(), locks=True)
