@@ -9,6 +9,8 @@ import selectors
 import socket
 import ssl
 from collections.abc import Callable
+from contextvars import Context
+from math import ceil
 from typing import Any, TypeVarTuple, Unpack
 
 import uvloop
@@ -18,15 +20,22 @@ Ts = TypeVarTuple("Ts")
 RETRY_SECONDS = 1.0
 """Seconds until connections are accepted again when file descriptors have run out, as with asyncio."""
 
+LONGEST_DELAY = 10.0**9
+"""Seconds of a timer that never fires."""
+
+ROUNDING = 1e-6
+"""Milliseconds that a difference of two times may be too large."""
+
 EXHAUSTED_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class UvLoop(uvloop.Loop):
-    """An event loop that accepts connections and polls blocking descriptors like asyncio's.
+    """An event loop whose timers, listening sockets and blocking descriptors behave as with asyncio.
 
-    libuv accepts all connections that wait, however many. Without a free file descriptor it closes them, silently, and
-    later closes the listening socket, silently too. And it makes each descriptor that it polls non-blocking: that mode
-    is shared with other users of the descriptor, such as the shell.
+    uvloop rounds delays to the nearest millisecond, so its timers can fire early. libuv accepts all connections that
+    wait, however many; without a free file descriptor it closes them, silently, and may close the listening socket,
+    silently too. And it makes each descriptor that it polls non-blocking: that mode is shared with other users of the
+    descriptor, such as the shell.
     """
 
     def __init__(self) -> None:
@@ -49,6 +58,13 @@ class UvLoop(uvloop.Loop):
             return await super().create_server(protocol_factory, host, port, backlog=backlog, ssl=ssl, **options)
         sock.listen(backlog)
         return AcceptingServer(self, sock, protocol_factory, backlog, {"ssl": ssl, **options})
+
+    def call_later(
+        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call back after a delay in seconds; not before, as a loop that waits until a time of the clock expects."""
+        milliseconds = ceil(min(delay, LONGEST_DELAY) * 1000 - ROUNDING)
+        return super().call_later(milliseconds / 1000, callback, *args, context=context)
 
     def add_reader(self, fd: Any, callback: Callable[[Unpack[Ts]], Any], *args: *Ts) -> None:
         """Call back when a descriptor can be read. Raises `PermissionError` for a file."""
