@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any, BinaryIO, TextIO, cast
 
 import structlog
@@ -41,9 +42,12 @@ class LogFile:
         """Do nothing: there is no buffer."""
 
 
-def configure_logging(form: str = "auto", level: str = "info", stream: TextIO | None = None) -> LogFile:
+def configure_logging(
+    form: str = "auto", level: str = "info", stream: TextIO | None = None, *, process: int = 0
+) -> LogFile:
     """Write logs to standard error: as `json`, for the `console`, or `auto`: console on a terminal, else JSON.
 
+    `process` is the number of one of several processes, which its lines then carry; 0: there is only one.
     Returns the log file, which counts the lines that could not be written.
     """
     out = sys.stderr if stream is None else stream
@@ -61,6 +65,7 @@ def configure_logging(form: str = "auto", level: str = "info", stream: TextIO | 
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([_NumberAdder(process)] if process else []),
             *as_lines,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -69,6 +74,17 @@ def configure_logging(form: str = "auto", level: str = "info", stream: TextIO | 
     )
     _route_stdlib_logging(LEVELS[level])
     return file
+
+
+class _NumberAdder:
+    """Adds the number of the process to events."""
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("process", self._process)
+        return event
 
 
 def _to_bytes(_logger: Any, _method: str, text: str) -> bytes:

@@ -18,6 +18,8 @@ from penstock.core.fairness import LATE, SETTLE_SECONDS
 from penstock.observe import HttpCounters
 from penstock.settings import Settings
 from penstock_http.problems import ListenFailed, problem
+from penstock_http.server.tls import Tls
+from penstock_http.server.tls_transport import TlsTransport
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -65,14 +67,24 @@ def listen(settings: Settings) -> socket.socket:
     return sock
 
 
-async def stop_listening(listener: asyncio.Server) -> None:
-    """Accept the connections that clients have already made, then close the listening socket.
+async def stop_listening(listener: asyncio.Server, *, drain: bool = True) -> None:
+    """Accept the connections that clients have already made, if `drain`, then close the listening socket.
 
     The kernel resets connections that were not accepted. asyncio does the same to those accepted in the iteration in
     which the listener is closed: it makes their transports one iteration later, finds the listener closed and drops
     them (Python 3.13 then prints "Exception ignored in _SelectorTransport.__del__").
     """
     loop = asyncio.get_running_loop()
+    if drain:
+        await _accept_waiting(listener)
+    for sock in listener.sockets:
+        loop.remove_reader(sock.fileno())
+    await asyncio.sleep(0)  # transports of the connections that were accepted last
+    listener.close()
+
+
+async def _accept_waiting(listener: asyncio.Server) -> None:
+    """Let the event loop accept until no connection waits."""
     with selectors.DefaultSelector() as selector:
         for sock in listener.sockets:
             selector.register(sock, selectors.EVENT_READ)
@@ -80,10 +92,6 @@ async def stop_listening(listener: asyncio.Server) -> None:
             if not selector.select(0):
                 break
             await asyncio.sleep(0)
-    for sock in listener.sockets:
-        loop.remove_reader(sock.fileno())
-    await asyncio.sleep(0)  # transports of the connections that were accepted last
-    listener.close()
 
 
 class AcceptErrorHandler:
@@ -110,6 +118,45 @@ class AcceptErrorHandler:
         if loop.time() >= self._next_warning:
             self._next_warning = loop.time() + 1
             log.warning("http.accept_failed", error=error.strerror, hint="raise the limit: ulimit -n")
+
+
+class ConnectionFactory:
+    """Makes the protocol of each accepted connection, in TLS if there is a certificate."""
+
+    def __init__(self, counters: HttpCounters, server: web.Server, settings: Settings, tls: Tls | None) -> None:
+        self._counters = counters
+        self._server = server
+        self._settings = settings
+        self._tls = tls
+        self._handshakes: set[TlsTransport] = set()
+
+    def __call__(self) -> asyncio.Protocol:
+        """Return the protocol of the next connection."""
+        connection = Connection(self._counters, self._server, self._settings)
+        if self._tls is None:
+            return connection
+        return TlsTransport(
+            connection,
+            self._tls.context,
+            timeout=self._settings.keep_alive,
+            handshakes=self._handshakes,
+            on_failure=self._reject_handshake,
+        )
+
+    @property
+    def handshakes(self) -> int:
+        """How many connections have not completed their handshake. aiohttp does not know of them."""
+        return len(self._handshakes)
+
+    def close_idle_handshakes(self, seconds: float = 0) -> None:
+        """Close connections that have not completed their handshake in so many seconds."""
+        for transport in self._handshakes:
+            if transport.age >= seconds:
+                transport.abort()  # it leaves the set later, when the connection is lost
+
+    def _reject_handshake(self, error: str) -> None:
+        self._counters.rejected["tls_handshake_failed"] += 1
+        log.info("http.rejected", reason="tls_handshake_failed", error=error)
 
 
 def connection_limits(settings: Settings) -> dict[str, Any]:
@@ -162,6 +209,13 @@ class Connection(RequestHandler):
         super().close()
         if idle and self.transport is not None:
             self.transport.close()
+
+    def close_if_idle(self, seconds: float) -> None:
+        """Close if no request has begun for some seconds."""
+        waits = self._waiter is not None and not self._waiter.done()
+        last_request = self._next_keepalive_close_time - self._keepalive_timeout
+        if waits and self._loop.time() - last_request >= seconds:
+            self.close()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log an unexpected error. An error of the body is not logged, because its reader has handled it."""

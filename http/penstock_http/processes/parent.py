@@ -1,0 +1,332 @@
+"""The parent of all processes: it starts them, watches them, replaces those that end, and passes their questions on.
+
+It runs no flow and no code of users, so it goes on when a process does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+from msgspec import msgpack, structs
+
+from penstock.errors import PenstockError, describe
+from penstock_http.processes.child import Child, State, exit_text
+from penstock_http.processes.member import ASK, LEAD, RETIRE
+from penstock_http.processes.messages import Ask, Start
+from penstock_http.processes.peers import ASK_SECONDS, NoAnswer
+from penstock_http.processes.resources import PROCESS_COUNTS, ProcessCounts, Resource
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+PING_SECONDS = 1.0
+"""Seconds between two checks of each process, or a fifth of the process timeout if that is less."""
+
+FIRST_BACKOFF = 0.5
+"""Seconds until a process that ended is started again. Doubled each time that it ends again."""
+
+MAX_BACKOFF = 30.0
+"""Maximum of these seconds."""
+
+STABLE_SECONDS = 60.0
+"""Seconds of life after which the backoff of a process begins anew."""
+
+Handler = Callable[[int, bytes], Awaitable[bytes]]
+
+
+class StartFailed(PenstockError):
+    """A process could not start. `code` is the exit code for the command."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Parent:
+    """All processes of a service. It implements `ParentProcess`.
+
+    `module` is the main module of a process, `start` what each is told, `listener` the socket that all accept from.
+    """
+
+    def __init__(self, module: str, start: Start, listener: int) -> None:
+        self.children: dict[int, Child] = {}
+        """The processes by number, also those that are down and will be started again."""
+        self.count = start.count
+        """How many processes are to serve."""
+        self.stopping = asyncio.Event()
+        self._module = module
+        self._start = structs.replace(start, listener=listener)
+        self._timeout = start.settings.process_timeout
+        self._resources: list[Resource] = []
+        self._handlers: dict[str, Handler] = {}
+        self._exit_callbacks: list[Callable[[int], object]] = []
+        self._restarts: Counter[str] = Counter()
+        self._leader: Child | None = None
+        """The process that runs what must not run twice."""
+        self._leading = asyncio.Lock()
+        self.exclusive = asyncio.Lock()
+        """Held while a process starts, and during an exclusive question: a process that starts misses none."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.on(ASK, self._ask)
+        self.on(PROCESS_COUNTS, self._counts)
+
+    # For the parts of the service that have a side in the parent
+
+    def share(self, resource: Resource) -> None:
+        """Share a resource with all processes that are started from now on."""
+        self._resources.append(resource)
+
+    def on(self, topic: str, handler: Handler) -> None:
+        """Answer questions of processes with a handler, which gets the number of the process and the payload."""
+        assert topic not in self._handlers, topic
+        self._handlers[topic] = handler
+
+    async def tell(self, number: int, topic: str, payload: bytes = b"", timeout: float = ASK_SECONDS) -> bytes:
+        """Ask one process and return its answer. Raises `NoAnswer`."""
+        child = self.children.get(number)
+        if child is None or not child.serves:
+            raise NoAnswer(f"{topic}: process {number} does not run")
+        return await child.call(topic, payload, timeout)
+
+    def on_exit(self, callback: Callable[[int], object]) -> None:
+        """Call back with the number of each process that has exited."""
+        self._exit_callbacks.append(callback)
+
+    def kill(self, number: int, reason: str) -> None:
+        """Kill a process that does not do what it must. Another one replaces it."""
+        child = self.children.get(number)
+        if child is not None and child.state is not State.DOWN:
+            log.error("process.killed", process=number, pid=child.pid, reason=reason)
+            child.kill(reason)
+
+    @property
+    def running(self) -> list[int]:
+        """The numbers of the processes that serve, without those that are starting or being retired."""
+        return sorted(number for number, child in self.children.items() if child.state is State.SERVING)
+
+    # The life of the processes
+
+    async def start(self) -> None:
+        """Start all processes. Raises `StartFailed` if one of them cannot start; then none is left."""
+        numbers = range(1, self.count + 1)
+        async with self.exclusive:
+            started = await asyncio.gather(*(self._try_start(number) for number in numbers))
+        failed = [child for child, ready in started if not ready]
+        if self.stopping.is_set():
+            return
+        if failed:
+            for child, _ in started:
+                child.kill("another process could not start")
+            await asyncio.gather(*(child.wait() for child, _ in started))
+            raise _start_error(failed[0])
+        for child, _ in started:
+            self._begin(self._keep(child), f"process:{child.number}")
+        self._begin(self._watch(), "processes:watch")
+        await self.appoint()
+
+    async def replace(self, child: Child) -> bool:
+        """Start another process in place of one, and retire that one. Returns False if the other one cannot start."""
+        number = await self._free_number()
+        async with self.exclusive:
+            successor, ready = await self._try_start(number)
+        if not ready:
+            del self.children[number]
+            if not self.stopping.is_set():
+                error = _start_error(successor)
+                log.error("reload.failed", cause="signal", error=str(error), exit_code=error.code)
+            return False
+        log.info("process.replaced", process=child.number, pid=child.pid, by=number, by_pid=successor.pid)
+        self._begin(self._keep(successor), f"process:{number}")
+        self._begin(self._retire(child), f"process:{child.number}:retire")
+        return True
+
+    async def appoint(self) -> None:
+        """Make one of the processes run what must not run twice, unless one does that already."""
+        async with self._leading:
+            if self.stopping.is_set() or (self._leader is not None and self._leader.serves):
+                return
+            self._leader = None
+            # The youngest first: a rolling replacement then moves the lead once.
+            candidates = [child for child in self.children.values() if child.state is State.SERVING]
+            for child in sorted(candidates, key=lambda child: child.started_at, reverse=True):
+                self._leader = child
+                try:
+                    await child.call(LEAD, b"1", self._timeout)
+                except NoAnswer as error:  # it may lead all the same
+                    self.kill(child.number, f"it did not take the lead: {error}")
+                    await child.wait()
+                    self._leader = None
+                    continue
+                log.info("process.leads", process=child.number, pid=child.pid)
+                return
+
+    def stop(self) -> None:
+        """Start no further process, and end those that are starting. The others are told by signals."""
+        self.stopping.set()
+        for child in self.children.values():
+            if child.state is State.STARTING:
+                child.kill("the service stops")
+
+    async def wait(self) -> None:
+        """Wait until all processes have exited."""
+        await asyncio.gather(*(child.wait() for child in self.children.values()))
+
+    async def aclose(self) -> None:
+        """End all tasks. All processes have exited."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _try_start(self, number: int) -> tuple[Child, bool]:
+        """Start a process. Returns it, and whether it serves."""
+        child = self.children[number] = Child(number, self._answer)
+        if self.stopping.is_set():
+            child.fail("the service stops")
+            return child, False
+        named: dict[str, int] = {}
+        attached: list[Resource] = []
+        try:
+            for resource in self._resources:
+                named |= resource.attach(number)
+                attached.append(resource)
+            start = structs.replace(self._start, number=number, descriptors=named)
+            await child.spawn(self._module, start, (start.listener, *named.values()))
+        except OSError as error:
+            child.fail(f"it could not be started: {describe(error)}")
+        finally:
+            for descriptor in named.values():
+                os.close(descriptor)
+        self._begin(self._detach(child, attached), f"process:{number}:exit")
+        return child, await child.wait_ready()
+
+    async def _detach(self, child: Child, attached: Sequence[Resource]) -> None:
+        """Release what belonged to a process, after its exit."""
+        await child.wait()
+        for resource in attached:
+            resource.detach(child.number)
+        for callback in self._exit_callbacks:
+            callback(child.number)
+
+    async def _keep(self, child: Child) -> None:
+        """Replace a process by another one with its number whenever it ends, until it is retired."""
+        loop = asyncio.get_running_loop()
+        backoff = FIRST_BACKOFF
+        while True:
+            await child.wait()
+            if child.retired or self.stopping.is_set():
+                break
+            if loop.time() - child.started_at > STABLE_SECONDS:
+                backoff = FIRST_BACKOFF
+            self._restarts["frozen" if child.killed else "crashed"] += 1
+            log.error(
+                "process.ended",
+                process=child.number,
+                pid=child.pid,
+                how=exit_text(child.code, child.killed),
+                **({} if child.failed is None else {"error": child.failed.message}),
+                restart_in=backoff,
+            )
+            await self.appoint()
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, MAX_BACKOFF)
+            async with self.exclusive:
+                child, ready = await self._try_start(child.number)
+            if ready:
+                log.info("process.restarted", process=child.number, pid=child.pid)
+                await self.appoint()
+        if child.retired:
+            del self.children[child.number]
+
+    async def _retire(self, child: Child) -> None:
+        """Have a process finish what is open and exit. What must not run twice moves to another one."""
+        child.retire()
+        log.info("process.retiring", process=child.number, pid=child.pid)
+        try:
+            await child.call(RETIRE, timeout=self._timeout)
+            if child is self._leader:
+                # No timeout: a run in the background may take as long as the process may. Its exit ends the wait.
+                await child.call(LEAD, b"")
+        except NoAnswer as error:
+            child.kill(f"it did not retire: {error}")
+            await child.wait()
+        if child is self._leader:
+            self._leader = None
+            await self.appoint()
+        await child.wait()
+        log.info("process.retired", process=child.number, pid=child.pid, how=exit_text(child.code, child.killed))
+
+    async def _free_number(self) -> int:
+        """Return the smallest number of no process. Waits if there are twice as many as serve: some are retiring."""
+        while True:
+            numbers = range(1, 2 * self.count + 1)
+            for number in numbers:
+                if number not in self.children:
+                    return number
+            retiring = [child.wait() for child in self.children.values() if child.retired]
+            waits = [asyncio.ensure_future(wait) for wait in retiring]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            await asyncio.sleep(0)
+
+    async def _watch(self) -> None:
+        """Kill processes that do not answer."""
+        seconds = min(PING_SECONDS, self._timeout / 5)
+        while True:
+            await asyncio.sleep(seconds)
+            for child in list(self.children.values()):
+                if child.serves and child.ping(seconds) >= self._timeout:
+                    self.kill(child.number, f"no answer for {self._timeout:g} s")
+
+    def _begin(self, work: Awaitable[None], name: str) -> None:
+        task = asyncio.ensure_future(work)
+        task.set_name(name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Questions
+
+    async def _answer(self, number: int, topic: str, payload: bytes) -> bytes | None:
+        handler = self._handlers.get(topic)
+        if handler is None:
+            log.warning("process.unknown_topic", topic=topic, process=number)
+            return None
+        try:
+            return await handler(number, payload)
+        except Exception as error:
+            log.error("process.answer_failed", topic=topic, error=describe(error), exc_info=error)
+            return None
+
+    async def _ask(self, number: int, payload: bytes) -> bytes:
+        """Ask all processes a question of one of them."""
+        question = msgpack.decode(payload, type=Ask)
+        if not question.exclusive:
+            return await self._ask_all(question, [child for child in self.children.values() if child.serves])
+        async with self.exclusive:
+            return await self._ask_all(question, [self.children[number] for number in self.running])
+
+    async def _ask_all(self, question: Ask, children: Sequence[Child]) -> bytes:
+        async def ask(child: Child) -> bytes | None:
+            try:
+                return await child.call(question.topic, question.payload, question.timeout)
+            except NoAnswer:
+                return None
+
+        answers = await asyncio.gather(*(ask(child) for child in children))
+        return msgpack.encode({child.number: answer for child, answer in zip(children, answers, strict=True)})
+
+    async def _counts(self, number: int, payload: bytes) -> bytes:
+        up = {child.number: child.serves and child.silent < self._timeout / 2 for child in self.children.values()}
+        leader = 0 if self._leader is None else self._leader.number
+        return msgpack.encode(ProcessCounts(up, dict(self._restarts), leader))
+
+
+def _start_error(child: Child) -> StartFailed:
+    """Return why a process could not start."""
+    if child.failed is not None:
+        return StartFailed(child.failed.message, child.failed.code)
+    how = exit_text(child.code, child.killed)
+    return StartFailed(f"process {child.number} ended before it was ready ({how}); the log may say why", 1)

@@ -1,0 +1,131 @@
+"""How a process takes part in a service: as the only one, or as one of several that a parent started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from penstock.backends.server_url import hide_password
+from penstock.runtime import ShutdownReport
+from penstock.settings import Settings
+from penstock_http.processes.member import Member
+from penstock_http.processes.peers import OnlyProcess, Peers
+from penstock_http.server.connection import listen
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Membership(Protocol):
+    """What differs between the only process of a service and one of several."""
+
+    @property
+    def peers(self) -> Peers: ...
+
+    @property
+    def retiring(self) -> asyncio.Event:
+        """Set when another process replaces this one."""
+        ...
+
+    @property
+    def descriptors(self) -> Mapping[str, int]:
+        """The descriptors of the resources that the parent shares, by name; none without a parent."""
+        ...
+
+    @property
+    def reloads(self) -> bool:
+        """Whether this process reloads its flows on SIGHUP. The parent of several replaces them instead."""
+        ...
+
+    def listen(self, settings: Settings) -> socket.socket:
+        """Return the bound socket that connections are accepted from. Raises `ListenFailed`."""
+        ...
+
+    async def ready(self, settings: Settings, sock: socket.socket) -> None:
+        """Report that the service listens."""
+        ...
+
+    async def stopped(self, report: ShutdownReport) -> None:
+        """Report how the shutdown went."""
+        ...
+
+
+class Alone:
+    """The only process of a service."""
+
+    reloads = True
+    descriptors: Mapping[str, int] = {}
+
+    def __init__(self) -> None:
+        self.peers = OnlyProcess()
+        self.retiring = asyncio.Event()
+
+    def listen(self, settings: Settings) -> socket.socket:
+        """Return a socket that is bound to the address of the settings. Raises `ListenFailed`."""
+        return listen(settings)
+
+    async def ready(self, settings: Settings, sock: socket.socket) -> None:
+        """Log where the service listens."""
+        log_listening(settings, sock)
+
+    async def stopped(self, report: ShutdownReport) -> None:
+        """Log the counts of all runs that were open."""
+        log.info("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))
+
+
+class OneOfSeveral:
+    """One of several processes. It uses the socket of the parent, and reports to it."""
+
+    reloads = False
+
+    def __init__(self, member: Member, listener: socket.socket) -> None:
+        self.peers = member
+        self.retiring = member.retiring
+        self.descriptors = member.descriptors
+        self._member = member
+        self._listener = listener
+
+    def listen(self, settings: Settings) -> socket.socket:
+        """Return the socket of the parent."""
+        return self._listener
+
+    async def ready(self, settings: Settings, sock: socket.socket) -> None:
+        """Report to the parent, and shut down if the parent is gone some day."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch_parent(), name="process:parent")
+        await self._member.ready()
+
+    async def stopped(self, report: ShutdownReport) -> None:
+        """Report to the parent, which adds up the reports of all processes."""
+        self._watching.cancel()
+        log.debug("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))
+        await self._member.report(msgspec.msgpack.encode(report))
+
+    async def _watch_parent(self) -> None:
+        """Shut down as after SIGTERM when the parent is gone."""
+        await self._member.parent_gone()
+        log.error("process.parent_gone", pid=os.getpid())
+        signal.raise_signal(signal.SIGTERM)
+
+
+def log_listening(settings: Settings, sock: socket.socket, **more: object) -> None:
+    """Log where the service listens."""
+    log.info(
+        "http.listening",
+        url=_url(sock, "https" if settings.tls_cert else "http"),
+        pid=os.getpid(),
+        dead_letters=hide_password(settings.dead_letters),
+        version=version("penstock"),
+        **more,
+    )
+
+
+def _url(sock: socket.socket, scheme: str) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

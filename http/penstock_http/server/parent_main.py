@@ -1,0 +1,171 @@
+"""`penstock serve --processes N`: bind the socket, run the parent of the processes, and shut all of them down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import structlog
+from msgspec import msgpack, structs
+
+from penstock.runtime import ShutdownReport
+from penstock.runtime.hard_stop import HardStop
+from penstock.settings import Settings
+from penstock_http.processes.child import Child, State
+from penstock_http.processes.deployments import Deployments
+from penstock_http.processes.messages import Start
+from penstock_http.processes.parent import Parent
+from penstock_http.server.connection import listen
+from penstock_http.server.membership import log_listening
+from penstock_http.server.sharing import share_writers_and_files
+from penstock_http.server.signals import sighup_event
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+MEMBER_MODULE = "penstock_http.server.member_main"
+"""The main module of each process."""
+
+HARD_STOP_SECONDS = 2.0
+"""Seconds after the exit timeout at which processes that are still there are killed. Each has tried to exit itself."""
+
+
+async def run_parent(settings: Settings, flows: Sequence[str], *, watch: bool, workers_only: bool) -> int:
+    """Serve with several processes until a signal. Returns the exit code.
+
+    Raises `ListenFailed`, and `StartFailed` if a process cannot start.
+    """
+    loop = asyncio.get_running_loop()
+    sighup = sighup_event(loop)
+    with listen(settings) as sock:
+        parent = Parent(MEMBER_MODULE, _start(settings, flows, watch, workers_only), sock.fileno())
+        stop = Stop(parent, settings)
+        closers = add_parts(parent, settings)
+        await parent.start()
+        if not parent.stopping.is_set():
+            log_listening(settings, sock, processes=settings.processes)
+        rolling = loop.create_task(roll_on_signal(sighup, parent), name="reload:signal")
+        await parent.stopping.wait()
+        sock.close()  # the processes have their own descriptors of it, and decide when the last one is closed
+    rolling.cancel()
+    await asyncio.gather(rolling, return_exceptions=True)
+    await parent.wait()
+    await parent.aclose()
+    for close in closers:
+        await close()
+    return stop.finish()
+
+
+def add_parts(parent: Parent, settings: Settings) -> list[Callable[[], Awaitable[None]]]:
+    """Add the parts of the service that have a side in the parent: `parent.share` and `parent.on`.
+
+    Returns what closes them, to be awaited when all processes have exited.
+    """
+    from penstock_http.processes.shared_limits import LimitsResource  # not for Windows
+
+    parent.share(LimitsResource(settings.processes))
+    Deployments(parent, settings.processes)
+    return [*share_writers_and_files(parent)]
+
+
+async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
+    """Replace all processes one by one after each SIGHUP. Several signals meanwhile cause one more round."""
+    while True:
+        await sighup.wait()
+        sighup.clear()
+        log.info("reload.started", cause="signal", processes=parent.count)
+        for number in parent.running:
+            child = parent.children[number]
+            if child.state is State.SERVING and not await parent.replace(child):
+                break
+        else:
+            log.info("reload.completed", cause="signal", processes=parent.count)
+
+
+class Stop:
+    """Forwards stop signals to the processes, kills those that do not exit in time, and adds up their reports."""
+
+    def __init__(self, parent: Parent, settings: Settings) -> None:
+        self._parent = parent
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._signals = 0
+        self._told: list[Child] = []
+        """The processes that served when the first signal came."""
+        seconds = settings.drain_delay + settings.grace_period + settings.exit_timeout + HARD_STOP_SECONDS
+        self._deadline = seconds
+        self._hard_stop = HardStop(self._kill_all, seconds=seconds + HARD_STOP_SECONDS)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def finish(self) -> int:
+        """Log the sums of all processes, and return the exit code. All have exited."""
+        reports = [msgpack.decode(child.report, type=ShutdownReport) for child in self._told if child.report]
+        unreported = len(self._told) - len(reports)
+        total = sum_reports(reports)
+        forced = total.forced or unreported > 0
+        log.info(
+            "shutdown.completed",
+            forced=forced,
+            **structs.asdict(total),
+            processes=len(self._told),
+            **({"unreported_processes": unreported} if unreported else {}),
+        )
+        return 1 if forced else 0
+
+    def _handle(self, *_: object) -> None:
+        self._hard_stop.on_signal()
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_signal)
+
+    def _on_signal(self) -> None:
+        if not self._parent.stopping.is_set():
+            self._told = [child for child in self._parent.children.values() if child.serves]
+            log.info("shutdown.phase", phase="draining", trigger="signal", processes=len(self._told))
+            self._parent.stop()
+            self._loop.call_later(self._deadline, self._kill_rest)
+        # Two kinds, because the kernel delivers two signals of the same kind as one to a process that is busy.
+        number = signal.SIGINT if self._signals % 2 else signal.SIGTERM
+        self._signals += 1
+        for child in self._told:
+            child.signal(number)
+
+    def _kill_rest(self) -> None:
+        for child in self._told:
+            self._parent.kill(child.number, "the shutdown took too long")
+
+    def _kill_all(self, event: str) -> None:
+        """Called in a thread when the event loop may be stuck."""
+        for child in self._parent.children.values():
+            child.signal(signal.SIGKILL)
+        log.error(event, processes=len(self._told))
+
+
+def sum_reports(reports: Iterable[ShutdownReport]) -> ShutdownReport:
+    """Add up the reports of several processes."""
+    total = ShutdownReport(0, {}, 0, 0, 0, 0, 0)
+    for report in reports:
+        added = {
+            name: getattr(total, name) + getattr(report, name)
+            for name in ("runs", "received", "ok", "failed", "filtered", "cancelled")
+        }
+        total = ShutdownReport(reasons=dict(Counter(total.reasons) + Counter(report.reasons)), **added)
+    return total
+
+
+def _start(settings: Settings, flows: Sequence[str], watch: bool, workers_only: bool) -> Start:
+    return Start(
+        number=0,
+        count=settings.processes,
+        settings=settings,
+        flows=tuple(flows),
+        watch=watch,
+        workers_only=workers_only,
+        listener=-1,
+        descriptors={},
+        path=tuple(sys.path),
+        python_path=os.environ.get("PYTHONPATH"),
+    )
