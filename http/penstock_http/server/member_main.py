@@ -6,7 +6,6 @@ arguments or its environment.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import sys
@@ -16,6 +15,7 @@ from msgspec import msgpack
 from penstock.errors import PenstockError
 from penstock.observe import configure_logging
 from penstock.settings import SettingsError
+from penstock.support.event_loop import run_in_event_loop
 from penstock_http.processes.member import FAILED, Member
 from penstock_http.processes.messages import Failed, Question, Start, encode_frame, read_start
 from penstock_http.server.bootstrap import ConfigurationError, python_flows
@@ -70,7 +70,7 @@ def _run(start: Start, connection: socket.socket) -> int:
             settings, files, static, logs, watch=start.watch, workers_only=start.workers_only, membership=membership
         )
 
-    return asyncio.run(run())
+    return run_in_event_loop(run(), settings.event_loop)
 
 
 if __name__ == "__main__":
