@@ -62,8 +62,12 @@ class Parent:
         self._timeout = start.settings.process_timeout
         self._resources: list[Resource] = []
         self._handlers: dict[str, Handler] = {}
+        self._detaching: dict[int, asyncio.Task[None]] = {}
+        """For each process, the task that releases what belongs to it after its exit."""
         self._exit_callbacks: list[Callable[[int], object]] = []
         self._restarts: Counter[str] = Counter()
+        self.replacements: Counter[str] = Counter()
+        """How many rounds of replacing all processes there were, by result."""
         self._leader: Child | None = None
         """The process that runs what must not run twice."""
         self._leading = asyncio.Lock()
@@ -133,13 +137,19 @@ class Parent:
         async with self._exclusive:
             successor, ready = await self._try_start(number)
         if not ready:
-            del self.children[number]
             if not self.stopping.is_set():
-                error = _start_error(successor)
-                log.error("reload.failed", cause="signal", error=str(error), exit_code=error.code)
+                del self.children[number]
+                for line in str(_start_error(successor)).splitlines():
+                    log.warning("flow.invalid", error=line)
             return False
         log.info("process.replaced", process=child.number, pid=child.pid, by=number, by_pid=successor.pid)
         self._begin(self._keep(successor), f"process:{number}")
+        child.retire()
+        log.info("process.retiring", process=child.number, pid=child.pid)
+        try:
+            await child.call(RETIRE, timeout=self._timeout)
+        except NoAnswer as error:
+            child.kill(f"it did not retire: {error}")
         self._begin(self._retire(child), f"process:{child.number}:retire")
         return True
 
@@ -172,7 +182,8 @@ class Parent:
 
     async def wait(self) -> None:
         """Wait until all processes have exited."""
-        await asyncio.gather(*(child.wait() for child in self.children.values()))
+        while self._detaching:
+            await asyncio.wait(list(self._detaching.values()))
 
     async def aclose(self) -> None:
         """End all tasks. All processes have exited."""
@@ -199,12 +210,16 @@ class Parent:
         finally:
             for descriptor in named.values():
                 os.close(descriptor)
-        self._begin(self._detach(child, attached), f"process:{number}:exit")
-        return child, await child.wait_ready()
+            self._detaching[number] = asyncio.create_task(self._detach(child, attached), name=f"process:{number}:exit")
+        ready = await child.wait_ready()
+        if ready:
+            log.info("process.ready", process=number, pid=child.pid)
+        return child, ready
 
     async def _detach(self, child: Child, attached: Sequence[Resource]) -> None:
         """Release what belonged to a process, after its exit."""
         await child.wait()
+        del self._detaching[child.number]
         for resource in attached:
             resource.detach(child.number)
         for callback in self._exit_callbacks:
@@ -235,28 +250,24 @@ class Parent:
             async with self._exclusive:
                 child, ready = await self._try_start(child.number)
             if ready:
-                log.info("process.restarted", process=child.number, pid=child.pid)
                 await self.appoint()
         if child.retired:
             del self.children[child.number]
 
     async def _retire(self, child: Child) -> None:
-        """Have a process finish what is open and exit. What must not run twice moves to another one."""
-        child.retire()
-        log.info("process.retiring", process=child.number, pid=child.pid)
-        try:
-            await child.call(RETIRE, timeout=self._timeout)
-            if child is self._leader:
-                # No timeout: a run in the background may take as long as the process may. Its exit ends the wait.
-                await child.call(LEAD, b"")
-        except NoAnswer as error:
-            child.kill(f"it did not retire: {error}")
-            await child.wait()
+        """Wait until a process has finished what is open and exited. What must not run twice moves to another one."""
         if child is self._leader:
+            # No timeout: a run in the background may take as long as the process may. Its exit ends the wait.
+            try:
+                await child.call(LEAD, b"")
+            except NoAnswer as error:
+                child.kill(f"it did not give up the lead: {error}")
+                await child.wait()
             self._leader = None
             await self.appoint()
         await child.wait()
-        log.info("process.retired", process=child.number, pid=child.pid, how=exit_text(child.code, child.killed))
+        how = exit_text(child.code, child.killed)
+        (log.info if child.code == 0 else log.warning)("process.retired", process=child.number, pid=child.pid, how=how)
 
     async def _free_number(self) -> int:
         """Return the smallest number of no process. Waits if there are twice as many as serve: some are retiring."""
@@ -265,6 +276,7 @@ class Parent:
             for number in numbers:
                 if number not in self.children:
                     return number
+            log.info("reload.waiting", retiring=self.count, hint="open streams end within the reload timeout")
             retiring = [child.wait() for child in self.children.values() if child.retired]
             waits = [asyncio.ensure_future(wait) for wait in retiring]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -303,6 +315,7 @@ class Parent:
     async def _ask(self, number: int, payload: bytes) -> bytes:
         """Ask all processes a question of one of them."""
         question = msgpack.decode(payload, type=Ask)
+        assert not (question.exclusive and self.children[number].state is State.STARTING), "it would wait for itself"
         if not question.exclusive:
             return await self._ask_all(question, [child for child in self.children.values() if child.serves])
         async with self._exclusive:
@@ -321,7 +334,7 @@ class Parent:
     async def _counts(self, number: int, payload: bytes) -> bytes:
         up = {child.number: child.serves and child.silent < self._timeout / 2 for child in self.children.values()}
         leader = 0 if self._leader is None else self._leader.number
-        return msgpack.encode(ProcessCounts(up, dict(self._restarts), leader))
+        return msgpack.encode(ProcessCounts(up, dict(self._restarts), dict(self.replacements), leader))
 
 
 def _start_error(child: Child) -> StartFailed:

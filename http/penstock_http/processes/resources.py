@@ -34,6 +34,8 @@ class ProcessCounts(Struct, frozen=True):
     """Each process by number; False for one that is starting again, waits for that, or does not answer."""
     restarts: dict[str, int]
     """How many processes were started again, by reason: `crashed` or `frozen`."""
+    replacements: dict[str, int]
+    """How many times SIGHUP replaced all processes, by result: `completed` or `failed`."""
     leader: int
     """The process that runs what must not run twice; 0 while there is none."""
 

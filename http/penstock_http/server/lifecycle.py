@@ -20,7 +20,7 @@ from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import FlowCandidate
 from penstock_http.processes.member import LEAD
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
-from penstock_http.server.connection import BACKLOG, MAX_ACCEPTS, AcceptErrorHandler, Connection, stop_listening
+from penstock_http.server.connection import AcceptErrorHandler, Connection
 from penstock_http.server.dead_letters import DeadLetterWork
 from penstock_http.server.membership import Alone, Membership
 from penstock_http.server.retirement import close_when_retiring, first_of, retire
@@ -73,8 +73,9 @@ async def serve(
     server = runner.server
     assert server is not None
     loop.set_exception_handler(AcceptErrorHandler(counters))
-    listener = await loop.create_server(lambda: Connection(counters, server, settings), sock=sock, backlog=MAX_ACCEPTS)
-    sock.listen(BACKLOG)  # asyncio uses its `backlog` also as the number of connections accepted per iteration
+    listener = await membership.accept(
+        sock, lambda: Connection(counters, server, settings), lambda: len(server.connections)
+    )
     stop = asyncio.Event()
     install_signals(loop, supervisor, stop, settings)
     tasks = [loop.create_task(reload_on_signal(sighup, reloader), name="reload:signal")] if membership.reloads else []
@@ -85,7 +86,8 @@ async def serve(
     tune_gc()
     await membership.ready(settings, sock)
     await first_of(stop, membership.retiring)
-    await stop_listening(listener, drain=stop.is_set())  # otherwise the other processes accept what waits
+    await listener.close(drain=stop.is_set())  # otherwise the other processes accept what waits
+    membership.left()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,6 +16,7 @@ from penstock.runtime import ShutdownReport
 from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
 from penstock_http.processes.child import Child, State
+from penstock_http.processes.connection_counts import SharedConnectionCounts
 from penstock_http.processes.messages import Start
 from penstock_http.processes.parent import Parent
 from penstock_http.server.connection import listen
@@ -48,9 +49,9 @@ async def run_parent(settings: Settings, flows: Sequence[str], *, watch: bool, w
         rolling = loop.create_task(roll_on_signal(sighup, parent), name="reload:signal")
         await parent.stopping.wait()
         sock.close()  # the processes have their own descriptors of it, and decide when the last one is closed
+    await parent.wait()
     rolling.cancel()
     await asyncio.gather(rolling, return_exceptions=True)
-    await parent.wait()
     await parent.aclose()
     for close in closers:
         await close()
@@ -62,7 +63,9 @@ def add_parts(parent: Parent, settings: Settings) -> list[Callable[[], Awaitable
 
     Returns what closes them, to be awaited when all processes have exited.
     """
-    return []
+    counts = SharedConnectionCounts()
+    parent.share(counts)
+    return [counts.aclose]
 
 
 async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
@@ -71,12 +74,15 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
         await sighup.wait()
         sighup.clear()
         log.info("reload.started", cause="signal", processes=parent.count)
+        result = "completed"
         for number in parent.running:
             child = parent.children[number]
             if child.state is State.SERVING and not await parent.replace(child):
+                result = "failed"
                 break
-        else:
-            log.info("reload.completed", cause="signal", processes=parent.count)
+        parent.replacements[result] += 1
+        if not parent.stopping.is_set():
+            (log.info if result == "completed" else log.error)(f"reload.{result}", cause="signal")
 
 
 class Stop:
