@@ -27,6 +27,8 @@ MAX_NUMBER = 10**9
 """The maximum of all settings that have no lower one, so that nothing is unlimited."""
 
 _LINK = re.compile(r"(tcp|udp|sctp)://")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(f"([0-9]+(?:\\.[0-9]+)?)({'|'.join(_UNITS)})")
 _OF_SERVICE = re.compile(r"PENSTOCK_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 
 
@@ -133,6 +135,11 @@ class Settings:
     min_rate: float = setting(16.0, "Bytes per second that count as progress; 0: any byte counts")
     grace_period: float = setting(10.0, "Seconds that open runs have to finish after SIGTERM")
     exit_timeout: float = setting(5.0, "Seconds after the grace period until the process exits, stuck or not")
+    drain_delay: float = setting(
+        0.0, "Seconds after SIGTERM in which requests are still served, while /health/ready responds with 503"
+    )
+    tls_cert: str = setting("", "PEM file of the certificate, then of those that sign it; serves HTTPS")
+    tls_key: str = setting("", "PEM file of its private key, unless that is in the file of the certificate")
     processes: int = setting(1, "Processes that share the port and the work, one per core", min=1, max=64)
     process_timeout: float = setting(
         10.0, "Seconds without an answer after which one of several processes is killed and replaced", min=0.1
@@ -198,6 +205,8 @@ WORK_OPTIONS = (
     "window_bytes",
     "grace_period",
     "exit_timeout",
+    "tls_cert",
+    "tls_key",
     "processes",
     "process_timeout",
     "reload_timeout",
@@ -295,15 +304,16 @@ def _read(file: str) -> dict[str, Any]:
 def _convert(name: str, value: Any, origin: str) -> Any:
     kind = get_type_hints(Settings)[name]
     meta = next(f.metadata for f in fields(Settings) if f.name == name)
+    is_time = kind is float and "seconds" in meta["help"].lower()
     try:
         # TOML values have types: 1.5 is not an integer, and true is not a number.
         if type(value) not in (str, kind, int) or (kind is str and type(value) is int):
             raise TypeError
-        converted = kind(value)
+        converted: Any = _seconds(value) if is_time and isinstance(value, str) else kind(value)
     except (TypeError, ValueError):
         expected = {"int": "an integer", "float": "a number"}.get(kind.__name__, "a text")
-        if kind is float and "seconds" in meta["help"].lower():
-            expected = "a number of seconds, such as 5"
+        if is_time:
+            expected = "a number of seconds, such as 5 or 5s"
         shown = repr(value) if meta["flag"] else type(value).__name__  # the value of a secret is not shown
         raise SettingsError(f"{origin}: expected {expected}, got {shown}") from None
     if kind is str:
@@ -321,6 +331,12 @@ def _convert(name: str, value: Any, origin: str) -> Any:
     return converted
 
 
+def _seconds(text: str) -> float:
+    """Return a number of seconds, which may have a unit: 5, 5s, 250ms, 2m. Raises `ValueError`."""
+    found = _DURATION.fullmatch(text.strip())
+    return float(text) if found is None else float(found[1]) * _UNITS[found[2]]
+
+
 def _check_characters(text: str, origin: str) -> None:
     """Raise `SettingsError` for characters that no setting can contain. The message does not show the text."""
     if control := re.search(r"[\x00-\x1f\x7f-\x9f]", text):
@@ -331,7 +347,9 @@ def _check_characters(text: str, origin: str) -> None:
 
 
 def _metavar(name: str, kind: type) -> str:
-    return {int: "N", float: "F"}.get(kind, "URL" if name.endswith("url") else "TEXT")
+    return {int: "N", float: "F"}.get(
+        kind, "URL" if name.endswith("url") else "FILE" if name.startswith("tls_") else "TEXT"
+    )
 
 
 def _hint(name: str, known: set[str]) -> str:

@@ -12,6 +12,7 @@ from penstock_http.problems import NOT_FOUND_ROUTE, problem_middleware
 from penstock_http.requests.body import ignore_expectation
 from penstock_http.requests.hosts import Origins
 from penstock_http.routes import actions, bulk, failures, flows, graph, letters, redrives, system, transfer
+from penstock_http.routes.all_processes import ALL_PROCESSES, AllProcesses
 from penstock_http.state import STATE, AppState
 
 
@@ -56,19 +57,19 @@ def make_app(state: AppState, collector: PenstockCollector) -> web.Application:
 
 def make_work_app(state: AppState, collector: PenstockCollector) -> web.Application:
     """Return the application of a process that only runs workers: metrics and health."""
-    app = _application(state, collector)
+    app = _application(state, collector, workers_only=True)
     app.add_routes(_monitoring_routes())
     return app
 
 
-def _application(state: AppState, collector: PenstockCollector) -> web.Application:
+def _application(state: AppState, collector: PenstockCollector, *, workers_only: bool = False) -> web.Application:
     """Return an application without routes."""
     origins = Origins(state.settings)
     app = web.Application(middlewares=[problem_middleware(state.counters), origins.check])
     if origins.allowed:
         app.on_response_prepare.append(origins.add_headers)
     app[STATE] = state
-    app[system.METRICS] = registry_for(collector)
+    app[ALL_PROCESSES] = AllProcesses(state, registry_for(collector), workers_only=workers_only)
     return app
 
 

@@ -17,8 +17,8 @@ from penstock.redrive.desk import Desk
 from penstock.runtime import Supervisor
 from penstock.services import first_down
 from penstock.settings import Settings
+from penstock_http.deployments.everywhere import AnyReloader
 from penstock_http.deployments.registry import FlowRegistry
-from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import RegisteredFlow, Revision
 from penstock_http.problems import RETRY_SECONDS, RequestRejected
 from penstock_http.processes.peers import OnlyProcess, Peers
@@ -71,10 +71,12 @@ class AppState(Struct, frozen=True, eq=False):
     settings: Settings
     supervisor: Supervisor
     registry: FlowRegistry
-    reloader: Reloader
+    reloader: AnyReloader
     counters: HttpCounters
     desk: Desk
     peers: Peers = msgspec.field(default_factory=OnlyProcess)
+    stop: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    """Set by the first stop signal."""
     streams: OpenStreams = msgspec.field(default_factory=OpenStreams)
     redrives: OpenStreams = msgspec.field(
         default_factory=lambda: OpenStreams(MAX_CALLS, "requests that create redrives or try dead letters")
@@ -101,15 +103,21 @@ class AppState(Struct, frozen=True, eq=False):
             raise RequestRejected(404, "flow_not_found", f"the flow {name!r} was removed")
         return active
 
-    def check_run_limits(self, revision: Revision) -> None:
-        """Raise `TooManyRuns` if the flow or the service has its maximum number of open streams.
+    @contextmanager
+    def admit(self, revision: Revision) -> Generator[None, None, None]:
+        """Count a request of a flow that limits them.
 
-        The current request has called `revision.use()`, so it is counted already.
+        Raises `TooManyRuns` if the flow or the service has its maximum number of open streams.
         """
-        max_runs = revision.flow.serving.max_runs
-        if max_runs is not None and self.registry.flows[revision.name].requests > max_runs:
+        max_runs, slots = revision.flow.serving.max_runs, self.supervisor.slots
+        if max_runs is not None and not slots.take(revision.name, max_runs):
             raise TooManyRuns(max_runs)
-        self.supervisor.check(limited=True)
+        try:
+            self.supervisor.check(limited=True)
+            yield
+        finally:
+            if max_runs is not None:
+                slots.give_back(revision.name)
 
     def check_services(self, revision: Revision) -> None:
         """Raise 503 if a service of the flow is down and the flow is to refuse requests then.

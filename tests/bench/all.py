@@ -10,6 +10,7 @@ import fairness
 import latency
 import memory
 import outage
+import processes
 import rig
 import scaling
 import services
@@ -33,6 +34,7 @@ def main() -> int:
         "Fairness": lambda: fairness.all_figures(quick, names),
         "Memory": lambda: memory.all_figures(quick) if "penstock" in names else [],
         "Dead letters": lambda: deadletters.all_figures(quick, runs) if "penstock" in names else [],
+        "Processes": lambda: processes.all_figures(quick, runs) if "penstock" in names else [],
         "Flows written down": lambda: written.all_figures(quick, runs),
     }
     figures: list[Figure] = []

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import urllib.request
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,6 +38,8 @@ class Server:
     def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], folder: Path) -> None:
         self.name = name
         self.log: deque[str] = deque(maxlen=200)
+        self.events: Counter[str] = Counter()
+        """How many log lines each event has, of a server that logs JSON."""
         self.process = subprocess.Popen(
             command,
             env=os.environ | environment,
@@ -88,11 +90,8 @@ class Server:
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
 
     def cpu(self) -> float:
-        """Seconds of CPU so far, of all threads; /proc/PID/stat counts only in hundredths of a second."""
-        total = 0.0
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0]) / 1e9
-        return total
+        """Seconds of CPU so far, of all threads."""
+        return cpu(self.pid)
 
     def stop(self) -> None:
         """End the process, kindly first."""
@@ -106,10 +105,20 @@ class Server:
     def _read(self) -> None:
         for line in self.process.stdout or ():
             self.log.append(line.rstrip())
+            if found := re.search(r'"event":"([\w.]+)"', line):
+                self.events[found[1]] += 1
             if "http.listening" in line and not self._url:
                 self._url = json.loads(line)["url"].rstrip("/")
                 self._listening.set()
         self._listening.set()
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU of a process so far, of all threads; /proc/PID/stat counts only in hundredths of a second."""
+    total = 0.0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0]) / 1e9
+    return total
 
 
 @contextmanager

@@ -41,6 +41,13 @@ def test_a_redrive_is_measured_only_if_all_letters_were_resolved():
     assert "redriving 500, SQLite" in done.stdout, done.stderr  # its exit code is about the speed
 
 
+def test_requests_are_answered_while_a_process_is_stopped():
+    """The program of several processes finds and stops one of them."""
+    command = [sys.executable, str(HERE / "processes.py"), "--quick", "--runs", "1", "--only", "frozen"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "one process stopped: new requests answered     10" in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.nginx
 @pytest.mark.skipif(not nginx_program(), reason="nginx is not on this machine")
 def test_services_over_http_answer_for_every_order():

@@ -37,6 +37,9 @@ VARIABLES = {
 }
 """Values of Grafana's variables. The interval of rates is long, because the load takes only a moment."""
 
+UNUSED = {"TLS certificate"}
+"""Panels of what the service of these tests does not use."""
+
 ORDERS = [json.dumps({"orderId": number}) for number in range(1, 501)]
 """An upload. Every third order is out of stock."""
 
@@ -176,9 +179,20 @@ async def inventory() -> AsyncIterator[Inventory]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory, inventory: Inventory) -> AsyncIterator[str]:
-    """The URL of a running Penstock, which calls the inventory over HTTP."""
+    """The URL of a running Penstock with two processes, which calls the inventory over HTTP."""
     letters = tmp_path_factory.mktemp("letters") / "letters.db"
-    options = ["--port", "0", "--workers", "0", "--latency-scale", "0.05", "--dead-letters", f"sqlite:///{letters}"]
+    options = [
+        "--processes",
+        "2",
+        "--port",
+        "0",
+        "--workers",
+        "0",
+        "--latency-scale",
+        "0.05",
+        "--dead-letters",
+        f"sqlite:///{letters}",
+    ]
     options += ["--inventory-url", f"http://127.0.0.1:{inventory.port}/stock/{{orderId}}"]
     async with process(sys.executable, "-m", "penstock", "serve", *options) as (server, lines):
 
@@ -235,8 +249,8 @@ async def create_load(service: str, http: ClientSession) -> None:
 
 
 async def test_every_panel_query_has_data(prometheus: Prometheus, panels: list[Any]) -> None:
-    """After load no panel is empty. Panels of rare events show 0."""
-    queries = [(panel.title, query) for panel in panels for query in panel.queries]
+    """After load no panel is empty, but those of what the service does not use. Panels of rare events show 0."""
+    queries = [(panel.title, query) for panel in panels for query in panel.queries if panel.title not in UNUSED]
     found = await asyncio.gather(*(prometheus.has_data(substituted(query)) for _, query in queries))
 
     assert [query for query, has_data in zip(queries, found, strict=True) if not has_data] == []
@@ -255,7 +269,7 @@ async def test_metrics_count_every_element_of_the_load(prometheus: Prometheus) -
         return await prometheus.values('sum(penstock_settled_total{flow="orders"})') == [expected]
 
     assert await becomes_true(all_are_settled)
-    assert await prometheus.values('penstock_received_total{flow="orders"}') == [expected]
+    assert await prometheus.values('sum(penstock_received_total{flow="orders"})') == [expected]
 
 
 async def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> None:

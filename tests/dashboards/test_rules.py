@@ -11,13 +11,17 @@ from typing import Any, TypeAlias
 import pytest
 import yaml
 
-from penstock.observe.metrics import SERIES
+from penstock.observe import metrics
+from penstock_http.aggregate import supervision
 from waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.prometheus
 
 Alerts: TypeAlias = dict[str, dict[str, Any]]
 Cases: TypeAlias = list[dict[str, Any]]
+
+SERIES = (*metrics.SERIES, *supervision.SERIES)
+"""The series of a process, and those of a service with several processes."""
 
 PROMETHEUS_SERIES = {"up", "ALERTS"}
 """Series that Prometheus creates itself."""

@@ -101,3 +101,36 @@ def test_files_of_certificates_are_opened(tmp_path: Path) -> None:
     code, text = check(tmp_path, service=f"tls: {{ca: {ca}, cert: {empty}}}")
     assert (code, f"service s: tls: cert '{empty}' cannot be read: " in text) == (1, True)
     assert check(tmp_path, service=f"tls: {{ca: {ca}}}")[0] == 0
+
+
+SHARED = """\
+flow: f
+services:
+  s: {get: 'https://h', max_in_flight: 10, rate: 5}
+  once: {get: 'https://h', max_in_flight: 1, breaker: none}
+steps: [enrich: [s, once]]
+serve: {max_runs: 2}
+workers:
+  all: {source: {nats: 'nats://h', stream: S, durable: d, max_ack_pending: 600}}
+  one: {source: {file: a.ndjson}, every: 1h}
+"""
+
+
+def test_what_several_processes_divide_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that are totals, breakers that are not, and workers that run once: for the option, or the variable."""
+    (tmp_path / "f.yaml").write_text(SHARED)
+    sentences = [
+        "s: at most 10 calls at once in all processes together, 8 in one while the others are idle; at most 5 calls "
+        "per second in all processes together; each process has its circuit breaker, with up to 3 probes",
+        "once: each process makes 1 call at once, 3 in all, although max_in_flight is 1",
+        "worker all: runs in every process, which all receive a part of the messages",
+        "worker one: runs in one process",
+        "streams: at most 2 at once in all processes together",
+    ]
+    text = invoke("check", tmp_path / "f.yaml", "--processes", "3").stdout
+    assert "  with 3 processes:\n" + "".join(f"    {sentence}\n" for sentence in sentences) in text
+    assert "worker all: 3 windows of 256 are never full, because max_ack_pending is 600" in text
+    monkeypatch.setenv("PENSTOCK_PROCESSES", "3")
+    (report,) = json.loads(invoke("check", tmp_path / "f.yaml", "--json").stdout)
+    assert report["processes"] == {"count": 3, "texts": sentences}
+    assert "with 1 process" not in invoke("check", tmp_path / "f.yaml", "--processes", "1").stdout

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryDirectory
 from uuid import UUID
@@ -20,6 +20,7 @@ from penstock.errors import StoreError
 from penstock.support.ids import new_id, new_ids, now
 from servers import PostgresServer, running
 from stores.letters import grouped
+from stores.shared_writing import sharing
 from waiting import until_async
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)  # before all ids that are made here, as with letters of runs
@@ -35,14 +36,18 @@ async def opened(kind, **settings):
             store = PostgresStore(running(PostgresServer).new_schema(), **settings)
         else:
             store = SqliteStore(url, separate_writer=kind == "process", **settings)
-        await store.open()
-        try:
-            yield store
-        finally:
-            await store.aclose()
+        async with AsyncExitStack() as stack:
+            if kind == "shared":
+                _, writers = await stack.enter_async_context(sharing())
+                store = SqliteStore(url, make_writer=writers.make, **settings)
+            await store.open()
+            try:
+                yield store
+            finally:
+                await store.aclose()
 
 
-@pytest.fixture(params=["memory", "sqlite", "process", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "process", "shared", "postgres"])
 def kind(request):
     return request.param
 

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,22 +30,29 @@ UNEXPECTED_EVENTS = ("library.log", "http.internal_error", "run.tasks_not_cancel
 
 
 class Process:
-    """One `penstock COMMAND` process, with its log."""
+    """One `penstock COMMAND` process, with its log. With a prefix, that command starts it."""
 
-    def __init__(self, command: str, *flags: object, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: str, *flags: object, env: dict[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-        self.popen = forking.start(
-            command,
-            *map(str, flags),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=clean | {"PYTHONPATH": f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"} | (env or {}),
-        )
+        options: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.PIPE,
+            "env": clean | {"PYTHONPATH": f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"} | (env or {}),
+        }
+        words = (command, *map(str, flags))
+        if prefix:
+            self.popen = subprocess.Popen([*prefix, sys.executable, "-m", "penstock", *words], **options)
+        else:
+            self.popen = forking.start(*words, **options)
         self.pid = self.popen.pid
         self.events: list[dict[str, Any]] = []
         self.noise: list[str] = []
         """Lines of standard error that are not JSON."""
+        self.tls: ssl.SSLContext | None = None
+        """With it, requests are sent in TLS."""
         self._news = threading.Condition()
         self._closed = False
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -86,7 +95,7 @@ class Process:
 
     def connect(self, **options: Any) -> Client:
         """Open a connection."""
-        return Client(self.host, self.port, **options)
+        return Client(self.host, self.port, **{"tls": self.tls} | options)
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Response:
         """Send a request on a new connection, and read the complete response."""

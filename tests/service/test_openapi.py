@@ -7,6 +7,7 @@ import gzip
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import reduce
 from operator import getitem
 from typing import Any, NamedTuple
@@ -524,21 +525,24 @@ def test_responses_during_shutdown_are_as_described(serve: Serve) -> None:
     """503: not ready, no further streams, and documents of open runs have the reason `draining`."""
     server = serve("--latency-scale", 40, "--window", 2, "--grace-period", 60)
     spec = server.request("GET", "/openapi.json").json()
-    with server.connect() as get, server.connect() as upload, server.connect() as late:
+    requests = (("GET", "/health/ready"), ("HEAD", "/health/ready"), ("GET", BULK), ("POST", BULK))
+    with ExitStack() as stack:
+        # Connections of their own, made before: each response closes its connection, and new ones are refused.
+        get, upload, put, *late = (stack.enter_context(server.connect()) for _ in range(3 + len(requests)))
         get.request("GET", f"{BULK}?count=9", **ONE_PIECE)
         upload.upload(**ONE_PIECE)
         upload.chunk(orders(1))
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
         server.event("shutdown.phase", phase="draining")
-        for method, path in (("GET", "/health/ready"), ("HEAD", "/health/ready"), ("GET", BULK), ("POST", BULK)):
-            late.request(method, path, b"" if method == "POST" else None, **LINES)
-            response = late.response(method).complete()
+        for client, (method, path) in zip(late, requests, strict=True):
+            client.request(method, path, b"" if method == "POST" else None, **LINES)
+            response = client.response(method).complete()
             assert response.status == 503
             expected = check(spec, response, method, path)
             assert path != BULK or expected[0]["code"] == "shutting_down"
-        late.request("PUT", "/flows/orders", FLOW, **YAML)
-        assert check(spec, late.response("PUT").complete(), "PUT", PUT)[0]["code"] == "shutting_down"
+        put.request("PUT", "/flows/orders", FLOW, **YAML)
+        assert check(spec, put.response("PUT").complete(), "PUT", PUT)[0]["code"] == "shutting_down"
         for method, client in (("GET", get), ("POST", upload)):
             response = client.response().complete()
             assert check(spec, response, method, BULK)[0]["end"]["reason"] == "draining"

@@ -14,11 +14,13 @@ from laws.virtual import quiet, within
 from penstock import Flow, Service, from_iterable
 from penstock.deadletters import DeadLetterQuery
 from penstock.errors import ShuttingDown
+from penstock.flow.serving import Worker
 from penstock.observe import HttpCounters, MetricSources, ReloadCounters, collector
 from penstock.results import DiscardResults, ResultStream
-from penstock.runtime import Event, Every, Run, Supervisor
+from penstock.runtime import Cron, Event, Every, Run, Supervisor
 from penstock.sinks import DiscardSink, FileSink
-from penstock.sources import generate, ticks
+from penstock.sources import KafkaSource, generate, ticks
+from penstock.sources.iterables import Generated
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
 from penstock_http.deployments.revision import FlowCandidate
@@ -32,10 +34,10 @@ def candidate(flow: Flow[Any], digest: str = "1", source: str = "a.yaml") -> Flo
 class Fixture:
     """A registry with its supervisor and counters."""
 
-    def __init__(self, keep_open: str = "") -> None:
+    def __init__(self, keep_open: str = "", process: int = 0) -> None:
         self.supervisor = Supervisor()
         self.counters = ReloadCounters()
-        self.registry = FlowRegistry(self.supervisor, self.counters, keep_open=keep_open)
+        self.registry = FlowRegistry(self.supervisor, self.counters, keep_open=keep_open, process=process)
 
     async def deploy(
         self, flow: Flow[Any], digest: str = "1", source: str = "a.yaml", **options: Any
@@ -323,6 +325,71 @@ def test_removed_workers_are_stopped() -> None:
         assert (fixture.supervisor.workers, fixture.supervisor.runs) == ({}, {})
 
     run_in_virtual_time(scenario)
+
+
+class Shared(Generated[int]):
+    """A source that several processes may run at once, and that knows which process runs it."""
+
+    competes = True
+
+    def __init__(self, seen: list[int]) -> None:
+        super().__init__(2, int)
+        self._seen = seen
+
+    def for_process(self, number: int) -> Shared:
+        self._seen.append(number)
+        return self
+
+
+def test_one_of_several_processes_runs_workers_that_must_not_run_twice() -> None:
+    """It drains them before another process leads. Workers of shared sources run in every process at any time."""
+    log: list[tuple[str, str]] = []
+    seen: list[int] = []
+
+    async def scenario(_: Fixture) -> None:
+        first, second = Fixture(process=1), Fixture(process=2)
+        flow = working(log, "1").worker("shared", Shared(seen), Every(1000))
+        for each in (first, second):
+            await each.deploy(flow)
+        await asyncio.sleep(50)
+        assert (log, sorted(seen)) == ([("1", "begins"), ("1", "ends")] * 4, [1, 2])
+        log.clear()
+
+        await first.registry.lead(True)
+        await asyncio.sleep(1)
+        await first.registry.lead(False)
+        assert log == [("1", "begins"), ("1", "ends")]
+        await second.registry.lead(True)
+        await second.deploy(working(log, "2").worker("shared", Shared(seen), Every(1000)), "2")
+        await asyncio.sleep(50)
+        assert list(first.supervisor.workers) == [("works", "shared")]
+        assert {tag for tag, _ in log[4:]} == {"2"}
+        assert sorted(seen) == [1, 2, 2]
+        for each in (first, second):
+            await each.registry.stop_workers()
+            assert (each.supervisor.workers, each.supervisor.runs) == ({}, {})
+            await each.registry.lead(True)
+            await each.registry.aclose()
+            assert not each.supervisor.workers
+            await each.supervisor.shut_down(60)
+
+    run_in_virtual_time(scenario)
+
+
+def test_a_cron_worker_runs_in_one_process() -> None:
+    """A broker divides its messages, but every process would run at each time."""
+    source = Shared([])
+    assert Worker("A", source).runs_everywhere
+    assert not Worker("A", source, Cron("* * * * *")).runs_everywhere
+    assert not Worker("A", generate(1, int)).runs_everywhere
+
+
+def test_processes_are_different_members_of_a_kafka_group() -> None:
+    """Two with one name would take turns to throw each other out."""
+    source = KafkaSource("kafka://broker", "orders", "pricing", instance_id="host")
+    assert [source.for_process(number).instance_id for number in (1, 2)] == ["host-1", "host-2"]
+    unnamed = KafkaSource("kafka://broker", "orders", "pricing")
+    assert unnamed.for_process(1) is unnamed
 
 
 # Conflicts

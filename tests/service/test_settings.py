@@ -24,6 +24,12 @@ def test_settings_have_defaults() -> None:
     assert (settings.host, settings.port, settings.window, settings.max_in_flight) == ("127.0.0.1", 8080, 256, 256)
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("5", 5), ("1.5s", 1.5), ("250ms", 0.25), ("2m", 120), ("1h", 3600)])
+def test_times_may_have_a_unit(text: str, seconds: float) -> None:
+    """They are seconds without one."""
+    assert load_settings({"drain_delay": text}, {}).drain_delay == seconds
+
+
 def test_settings_have_a_precedence(tmp_path: Path) -> None:
     """Defaults, then the file, then variables, then options."""
     file = tmp_path / "penstock.toml"
@@ -54,7 +60,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"window": "0"}, "--window: expected a value >= 1"),
     ({"window": "1.5"}, "--window: expected an integer"),
-    ({"stall_timeout": "5s"}, "--stall-timeout: expected a number of seconds, such as 5, got '5s'"),
+    ({"stall_timeout": "5 s"}, "--stall-timeout: expected a number of seconds, such as 5 or 5s, got '5 s'"),
     ({"min_rate": "fast"}, "--min-rate: expected a number, got 'fast'"),
     ({"window": ""}, "--window"),
     ({"stall_timeout": "0"}, "--stall-timeout"),

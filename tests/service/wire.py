@@ -6,6 +6,7 @@ import json
 import re
 import select
 import socket
+import ssl
 import struct
 import zlib
 from collections.abc import Iterator
@@ -115,13 +116,17 @@ class Response:
 class Client:
     """One connection."""
 
-    def __init__(self, host: str, port: int, *, receive_buffer: int | None = None) -> None:
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    def __init__(
+        self, host: str, port: int, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.sock: socket.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.sock.settimeout(HANG_SECONDS)
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.connect((host, port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname=host)
         self._buffer = bytearray()
 
     def __enter__(self) -> Client:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from msgspec import msgpack
 
 from penstock.deadletters.sqlite.errors import to_store_error
-from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.deadletters.sqlite.writer_main import (
     ErrorMessage,
     deserialize_error,
@@ -21,6 +20,7 @@ from penstock.deadletters.sqlite.writer_main import (
 )
 from penstock.errors import StoreError, StoreFileReplaced, StoreMissing, StoreTooNew
 from stores.letters import letter, opened
+from stores.shared_writing import sharing
 from waiting import HANG_SECONDS
 
 
@@ -58,19 +58,18 @@ def locked(folder):
         (None, "{}/none/letters.db", True, StoreError), (None, "/proc/letters.db", True, StoreError),
     ],
 )  # fmt: skip
-async def test_what_cannot_be_opened_is_told_alike_by_thread_and_process(tmp_path, prepare, place, create, kind):
+async def test_what_cannot_be_opened_is_told_alike_by_thread_process_and_parent(tmp_path, prepare, place, create, kind):
     """Kind, words and facts of an error do not depend on who writes."""
     held = prepare and prepare(tmp_path)
     told = []
-    for separate in (False, True):
-        store = SqliteStore(
-            f"sqlite:///{place.format(tmp_path)}", separate_writer=separate, create=create, busy_seconds=0.05
-        )
-        with pytest.raises(StoreError) as caught:
-            await store.open()
-        told.append((type(caught.value), str(caught.value), vars(caught.value), type(caught.value.__cause__)))
+    url = f"sqlite:///{place.format(tmp_path)}"
+    async with sharing() as (_, writers):
+        for writer in ({}, {"separate_writer": True}, {"make_writer": writers.make}):
+            with pytest.raises(StoreError) as caught:
+                await opened(url, create=create, busy_seconds=0.05, **writer)
+            told.append((type(caught.value), str(caught.value), vars(caught.value), type(caught.value.__cause__)))
 
-    assert told[0] == told[1]
+    assert told[0] == told[1] == told[2]
     assert told[0][0] is kind
     if held:
         held.close()
@@ -78,18 +77,19 @@ async def test_what_cannot_be_opened_is_told_alike_by_thread_and_process(tmp_pat
 
 async def test_a_letter_that_cannot_be_kept_fails_alone_and_alike(url, before):
     """Numbers that the wire has no room for, or only SQLite has none, are told like those that a thread was given."""
-    stores = SqliteStore(f"{url}.thread"), SqliteStore(url, separate_writer=True)
     told = []
-    for store in stores:
-        await store.open()
-        calls = [[letter()], [letter(seq=2**63)], [letter(seq=2**70)], [letter(flow="\udc80")], [letter()]]
-        told.append(await asyncio.gather(*(store.add(call) for call in calls), return_exceptions=True))
-        assert store.statistics().counts == {"waiting": 2}
-        await store.aclose()
+    async with sharing() as (_, writers):
+        for number, writer in enumerate(({}, {"separate_writer": True}, {"make_writer": writers.make})):
+            store = await opened(f"{url}.{number}", **writer)
+            calls = [[letter()], [letter(seq=2**63)], [letter(seq=2**70)], [letter(flow="\udc80")], [letter()]]
+            told.append(await asyncio.gather(*(store.add(call) for call in calls), return_exceptions=True))
+            assert store.statistics().counts == {"waiting": 2}
+            await store.aclose()
 
-    for error in told[0][1:4] + told[1][1:4]:
+    for error in told[0][1:4] + told[1][1:4] + told[2][1:4]:
         assert re.search(r"dead-letter store .+: a letter contains a value that SQLite cannot store \(.+\)", str(error))
     assert [each is None for each in told[1]] == [True, False, False, False, True]
+    assert [each is None for each in told[2]] == [True, False, False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from penstock.flowfile.quantities import show_duration
 from penstock.services import Service
 from penstock.sinks import JetStreamSink
 from penstock.sources import JetStreamSource, KafkaSource
-from penstock.steps import Step
+from penstock.steps import Step, To, walk
 
 MAX_ADDED = 64
 """Waits that are added one by one."""
 
 
-def broker_notes(flow: Flow[Any]) -> Iterator[str]:
-    """Yield notes on the workers of a flow that consume from brokers."""
+def broker_notes(flow: Flow[Any], processes: int = 1) -> Iterator[str]:
+    """Yield notes on the workers of a flow that consume from brokers, in each of some processes."""
     seconds, why = _longest(flow)
     for worker in flow.workers:
         title = f"worker {worker.name}"
@@ -31,7 +31,7 @@ def broker_notes(flow: Flow[Any]) -> Iterator[str]:
                         f"{_duration(source.ack_wait)}: its lease is extended as long as the process works, but the "
                         f"message is delivered twice if the process hangs for {_duration(source.ack_wait)}"
                     )
-                yield from _window_notes(flow, worker, source)
+                yield from _window_notes(flow, worker, source, processes)
                 yield from _failure_notes(flow, title, source)
             case KafkaSource() as source:
                 if seconds > (limit := source.rebalance_timeout * 4 / 5):
@@ -39,6 +39,13 @@ def broker_notes(flow: Flow[Any]) -> Iterator[str]:
                         f"{title}: an item can take {_duration(seconds)} ({why}), longer than {_duration(limit)}, "
                         "four fifths of rebalance_timeout: it is processed twice if its partition is assigned to "
                         f"another member meanwhile; rebalance_timeout: {_duration(-(-seconds * 5 // 4))} prevents that"
+                    )
+                waits, server = _longest_outage_wait(flow)
+                if waits > limit:
+                    yield (
+                        f"{title}: while {server} is down, an item waits for up to {_duration(waits)}, longer than "
+                        f"{_duration(limit)}, four fifths of rebalance_timeout: it is processed twice if its partition "
+                        "is assigned to another member meanwhile"
                     )
                 if flow.store is None:
                     yield (
@@ -60,11 +67,11 @@ def _sink_notes(flow: Flow[Any], title: str) -> Iterator[str]:
         )
 
 
-def _window_notes(flow: Flow[Any], worker: Worker, source: JetStreamSource) -> Iterator[str]:
+def _window_notes(flow: Flow[Any], worker: Worker, source: JetStreamSource, processes: int) -> Iterator[str]:
     """Compare the windows of all workers of a consumer with the messages that they may hold."""
     title, limit = f"worker {worker.name}", source.max_ack_pending
     workers = limit // flow.elements
-    sharing = sum(1 for other in flow.workers if _consumer_of(other) == _consumer_of(worker))
+    sharing = processes * sum(1 for other in flow.workers if _consumer_of(other) == _consumer_of(worker))
     if workers < sharing:
         windows = f"its window of {flow.elements} is" if sharing == 1 else f"{sharing} windows of {flow.elements} are"
         yield (
@@ -111,6 +118,20 @@ def _longest(flow: Flow[Any]) -> tuple[float, str]:
     if flow.max_seconds is not None and flow.max_seconds < seconds:
         return flow.max_seconds, "its deadline"
     return seconds, " + ".join(map(_show_call, calls))
+
+
+def _longest_outage_wait(flow: Flow[Any]) -> tuple[float, str]:
+    """Return how long an item can wait for a service or a sink that is down, and the name of that."""
+    services = [(each.breaker.max_open_wait, each.name) for each in flow.all_services if each.breaker is not None]
+    sinks = [
+        (step.max_outage_wait, name)
+        for step in walk(flow.steps)
+        if isinstance(step, To)
+        for name, sink in step.sinks.items()
+        if hasattr(sink, "repeatable")
+    ]
+    seconds, name = max((*services, *sinks), key=lambda each: each[0], default=(0.0, ""))
+    return (seconds, name) if flow.max_seconds is None else (min(seconds, flow.max_seconds), name)
 
 
 def _longest_calls(steps: Sequence[Step]) -> list[Service]:

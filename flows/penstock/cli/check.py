@@ -15,6 +15,7 @@ from penstock.backends.server_url import hide_password
 from penstock.cli.broker_notes import broker_notes
 from penstock.cli.options import FILE, Command, print_error, usage_error
 from penstock.cli.outages import outages, tls_errors
+from penstock.cli.processes import processes_report
 from penstock.deadletters import DeadLetterStore
 from penstock.deadletters.stores import is_log_url
 from penstock.errors import FlowDefinitionError, FlowFileError, SinkWriteFailed
@@ -22,7 +23,7 @@ from penstock.flowfile.diagnostics import Diagnostic, SourceLocation
 from penstock.flowfile.discovery import NameConflicts, check_shared, files_of, is_shared
 from penstock.flowtests.load import TestedFlow, load
 from penstock.graph.details import format_size
-from penstock.settings import SettingsError, load_settings
+from penstock.settings import Settings, SettingsError, load_settings
 from penstock.sinks import check_sinks
 from penstock.steps import MemoryBound, walk
 from penstock.support.terminal import write_data, write_text
@@ -36,38 +37,46 @@ from penstock.support.terminal import write_data, write_text
 @click.argument("paths", metavar="DIR|FILE...", nargs=-1, required=True, type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.option("--quiet", is_flag=True, help="Report errors only.")
-def check(paths: tuple[str, ...], as_json: bool, quiet: bool) -> int:
+@click.option(
+    "--processes",
+    metavar="N",
+    type=click.IntRange(1, 64),
+    help="Report what several processes of penstock serve or work divide. [default: PENSTOCK_PROCESSES, or 1]",
+)
+def check(paths: tuple[str, ...], as_json: bool, quiet: bool, processes: int | None) -> int:
     """Validate flow files and PENSTOCK_* variables.
 
-    Reports all errors at once, each with its location. Of each flow it reports how much memory a run can hold, and
-    what happens while a service is down. Takes flow files (.yaml or .json) and directories of them.
+    Reports all errors at once, each with its location. Of each flow it reports how much memory a run can hold, what
+    happens while a service is down, and what several processes divide. Takes flow files (.yaml or .json) and
+    directories of them.
     """
     try:
         files = list(dict.fromkeys(file for path in paths for file in files_of(Path(path))))
     except (FlowDefinitionError, OSError) as error:
         raise usage_error(error) from error
     conflicts = NameConflicts()
-    reports = [check_file(file, conflicts) for file in files]
+    settings = settings_of_environment()
+    count = processes or (1 if isinstance(settings, SettingsError) else settings.processes)
+    reports = [check_file(file, conflicts, count) for file in files]
     if as_json:
         write_data(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
     else:
         write_text("".join(line + "\n" for one in reports for line in format_report(one, quiet=quiet)))
-    settings_code = check_settings()
+    settings_code = print_error("check", settings) if isinstance(settings, SettingsError) else 0
     if not all(file.exists() for file in files):
         return 2
     return settings_code if all(one["ok"] for one in reports) else 1
 
 
-def check_settings() -> int:
-    """Report a `PENSTOCK_*` variable with which `penstock serve` would not start. Returns 1 if there is one, or 0."""
+def settings_of_environment() -> Settings | SettingsError:
+    """Return the settings of `PENSTOCK_*` variables, or the error with which `penstock serve` would not start."""
     try:
-        load_settings({}, os.environ)
+        return load_settings({}, os.environ)
     except SettingsError as error:
-        return print_error("check", error)
-    return 0
+        return error
 
 
-def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
+def check_file(path: Path, conflicts: NameConflicts, processes: int = 1) -> dict[str, Any]:
     """Validate one of several files. Returns a report that can be encoded as JSON."""
     try:
         if is_shared(path):
@@ -90,7 +99,8 @@ def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
         "counts": counts(tested),
         "memory": memory_report(file.flow.memory_bound),
         "outages": outages(file.flow),
-        "notes": [*notes(file.flow.store), *broker_notes(file.flow)],
+        "processes": {"count": processes, "texts": processes_report(file.flow, processes)},
+        "notes": [*notes(file.flow.store), *broker_notes(file.flow, processes)],
     }
 
 
@@ -156,4 +166,7 @@ def format_report(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
     if report["outages"]:
         yield "  while a service is down:"
         yield from (f"    {outage['service']}: {outage['text']}" for outage in report["outages"])
+    if texts := report["processes"]["texts"]:
+        yield f"  with {report['processes']['count']} processes:"
+        yield from (f"    {text}" for text in texts)
     yield from (f"  {note}" for note in report["notes"])

@@ -7,6 +7,7 @@ import heapq
 import re
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
@@ -30,6 +31,9 @@ from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError
 from penstock.support.environment import substitute
 from penstock.support.text import sanitize
+
+if TYPE_CHECKING:
+    from penstock.deadletters.sqlite.store import MakeWriter
 
 MEMORY = "memory:"
 """The URL of a store in memory."""
@@ -120,13 +124,19 @@ def validate_file_url(resolved: str, url: str) -> None:
 
 
 def create_store(
-    url: str, *, create: bool = True, separate_writer: bool = False, read_only: bool = False
+    url: str,
+    *,
+    create: bool = True,
+    separate_writer: bool = False,
+    read_only: bool = False,
+    make_writer: MakeWriter | None = None,
 ) -> DeadLetterStore:
     """Create the store for a URL, not yet open. Raises `FlowDefinitionError` for an invalid URL.
 
     With `create=False`, opening a database that does not exist raises `StoreMissing` instead of creating it.
     With `read_only=True`, letters can only be read, and no write permission is needed.
-    With `separate_writer=True`, a subprocess writes to the file; it is started for the first letter.
+    With `separate_writer=True`, a subprocess writes to the file; it is started for the first letter. `make_writer`
+    creates another writer of a SQLite file.
     """
     validate_store_url(url)
     resolved = normalize_url(url)
@@ -151,17 +161,26 @@ def create_store(
         return JetStreamStore(resolved, create=create, display_url=display_url, read_only=read_only)
     from penstock.deadletters.sqlite.store import SqliteStore
 
-    return SqliteStore(resolved, create=create, display_url=url, separate_writer=separate_writer, read_only=read_only)
+    return SqliteStore(
+        resolved,
+        create=create,
+        display_url=url,
+        separate_writer=separate_writer,
+        read_only=read_only,
+        make_writer=make_writer,
+    )
 
 
 class Stores:
     """The open stores of a process, by URL.
 
-    With `separate_writer=True`, each file is written by a separate subprocess.
+    With `separate_writer=True`, each file is written by a separate subprocess. `make_writer` creates other writers of
+    files: those of a process that shares them with its siblings (`SharedWriters`).
     """
 
-    def __init__(self, *, separate_writer: bool = False) -> None:
+    def __init__(self, *, separate_writer: bool = False, make_writer: MakeWriter | None = None) -> None:
         self._separate_writer = separate_writer
+        self._make_writer = make_writer
         self._stores: dict[str, DeadLetterStore] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Held while a store is opened."""
@@ -181,7 +200,7 @@ class Stores:
         async with self._locks.setdefault(name, asyncio.Lock()):  # concurrent callers open a store once
             if name not in self._stores:
                 primary = store.store if isinstance(store, DeadLetterTarget) else store
-                opened = self._create(primary) if isinstance(primary, str) else primary
+                opened = self._create(primary) if isinstance(primary, str) else self._adopt(primary)
                 await opened.open()
                 self._stores[name] = opened
             if isinstance(store, DeadLetterTarget) and store.copies:
@@ -261,7 +280,15 @@ class Stores:
                 raise error
 
     def _create(self, url: str) -> DeadLetterStore:
-        return create_store(url, separate_writer=self._separate_writer)
+        return create_store(url, separate_writer=self._separate_writer, make_writer=self._make_writer)
+
+    def _adopt(self, store: DeadLetterStore) -> DeadLetterStore:
+        if self._make_writer is not None and (write_with := getattr(store, "write_with", None)) is not None:
+            write_with(self._make_writer)
+        return store
+
+    def _create_copy(self, url: str) -> DeadLetterStore:
+        return create_store(url, make_writer=self._make_writer)
 
     def _start_copies(self, name: str, target: DeadLetterTarget) -> None:
         store = self._stores[name]
@@ -271,7 +298,7 @@ class Stores:
                 "name a database as the store, and the log as a copy"
             )
         if name not in self._copies:
-            self._copies[name] = Copies(store, create_store)
+            self._copies[name] = Copies(store, self._create_copy)
         self._copies[name].add(target.copies)
 
 

@@ -7,7 +7,8 @@ slower; JMESPath finds values but does not compute.)
 
 CEL does not mix integers and fractions: `double(value.quantity) * 1.5`. Integers have 64 bits.
 
-An expression that is a path of fields, such as `value.pricing.price`, is evaluated here, without CEL.
+An expression that is a path of fields, such as `value.pricing.price`, is evaluated here, without CEL. So flows without
+other expressions do not need the package of CEL, which is not available on all platforms.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.errors import ExpressionFailed, InvalidExpression, InvalidItem
-from penstock.expressions.failures import NOT_AN_OBJECT, explain, failure, missing
+from penstock.expressions.failures import NOT_AN_OBJECT, cel_missing, explain, failure, missing
 from penstock.expressions.paths import Path, plain_path
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def _program(text: str, variable: str) -> Program:
 
     try:
         return Program(text, variable)
+    except ImportError as error:
+        raise InvalidExpression(text, cel_missing(error), 1, 1) from None
     except RuntimeError as error:
         raise InvalidExpression(text, *explain(str(error), text)) from None
 

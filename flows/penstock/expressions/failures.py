@@ -60,6 +60,15 @@ def missing_message(kind: str, given: Any, variable: str) -> str:
     )
 
 
+def cel_missing(error: ImportError) -> str:
+    """Explain that CEL is not installed, or cannot be loaded."""
+    return (
+        f"it needs the package cel-expr-python, which cannot be imported ({error}); install it: pip install "
+        '"cel-expr-python<0.2". It has no wheels for musl (Alpine), Windows on Arm and free-threaded Python: there, '
+        "use a path of fields, such as value.a.b, or a function in Python"
+    )
+
+
 def explain(message: str, text: str) -> tuple[str, int, int]:
     """Return the reason why an expression is invalid, and its line and column, from 1."""
     if "recursion" in message:

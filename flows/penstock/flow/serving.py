@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.runtime.schedule import Once, Schedule
+from penstock.runtime.schedule import Cron, Once, Schedule
 from penstock.sources import Source
 
 RESERVED = ("dead-letters", "flows", "health")
@@ -19,6 +19,11 @@ class Worker:
     name: str
     source: Source[Any]
     schedule: Schedule = field(default_factory=Once)
+
+    @property
+    def runs_everywhere(self) -> bool:
+        """Whether every process of a service runs it at the same time. Others are run by one process, the leader."""
+        return self.source.competes and not isinstance(self.schedule, Cron)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class SourceOptions(Located):
         key="from",
     )
     instance_id: str | None = optional(
-        Text(), "kafka: the name of this member, another one in each process, for restarts that move no partition"
+        Text(), "kafka: the name of this member, another one on each machine, for restarts that move no partition"
     )
     session_timeout: float | None = optional(
         Duration(), "kafka: how long after its process has ended a member loses its partitions (10s)"

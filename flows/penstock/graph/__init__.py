@@ -1,6 +1,6 @@
 """Flows as graphs: Mermaid, DOT for Graphviz, and JSON."""
 
-from penstock.graph.build import FlowCounters, build_graph
+from penstock.graph.build import FlowCounters, build_graph, service_counts
 from penstock.graph.document import render_json
 from penstock.graph.dot import render_dot
 from penstock.graph.graphviz import IMAGE_FORMATS, render_image
@@ -25,4 +25,5 @@ __all__ = [
     "render_image",
     "render_json",
     "render_mermaid",
+    "service_counts",
 ]

@@ -11,13 +11,14 @@ from penstock.flow.flow import Flow
 from penstock.graph import details
 from penstock.graph.model import BranchNode, Dependency, Graph, Node, NodeKind, StepNode, clean
 from penstock.runtime import FlowStatistics
+from penstock.services import Service
 from penstock.services.service import is_service
 from penstock.steps import Branch, Step
 
 
 @dataclass(frozen=True, slots=True)
 class FlowCounters:
-    """The counts of a flow since the process started. Services keep their own counts."""
+    """The counts of a flow since the process started. Services keep their own counts, unless `services` has them."""
 
     received: int = 0
     in_flight: int = 0
@@ -27,6 +28,8 @@ class FlowCounters:
     cancelled: int = 0
     dead_letters: Mapping[str, int] = field(default_factory=dict[str, int])
     """Stored dead letters by failure point, usually the name of a step."""
+    services: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    """The counts of services by name, if they are those of several processes."""
 
     @classmethod
     def of(cls, totals: FlowStatistics) -> FlowCounters:
@@ -40,6 +43,12 @@ class FlowCounters:
             cancelled=totals.settled(Outcome.CANCELLED),
             dead_letters=totals.letters,
         )
+
+
+def service_counts(service: Service) -> dict[str, int]:
+    """Return the counts of a service that its node shows."""
+    now = service.statistics()
+    return {"calls": sum(now.results.values()), "in flight": now.in_flight, "waiting": now.waiting}
 
 
 def build_graph(flow: Flow[Any], counters: FlowCounters | None = None) -> Graph:
@@ -133,9 +142,7 @@ class _GraphBuilder:
         if first:
             counts: tuple[tuple[str, int], ...] = ()
             if self._counters and is_service(item):
-                now = item.statistics()
-                calls = sum(now.results.values())
-                counts = (("calls", calls), ("in flight", now.in_flight), ("waiting", now.waiting))
+                counts = tuple((self._counters.services.get(item.name) or service_counts(item)).items())
             self._shared[id(item)] = Node(self._id(f"{kind}.{name}"), kind, name, kind, texts, counts)
         return Dependency(self._shared[id(item)], label, first)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import TypeAlias, get_args
 
@@ -24,6 +24,7 @@ from penstock.observe.logs import LogFile
 from penstock.runtime import EndReason, FlowStatistics, Supervisor
 from penstock.services import ServiceStatistics
 from penstock.services.circuit_breaker import BreakerState
+from penstock.sinks.shared import outage_seconds
 from penstock.support.ids import now
 
 KINDS = ("http", "worker", "redrive")
@@ -74,6 +75,8 @@ class MetricSources(Struct, frozen=True, eq=False):
     dead_letters: DeadLetterReadings = msgspec.field(default_factory=DeadLetterReadings)
     services: Mapping[str, ServiceStatistics] = msgspec.field(default_factory=dict[str, ServiceStatistics])
     """What the services did so far, by name: read once for all series of a scrape."""
+    tls_expires: Callable[[], float] | None = None
+    """When the certificate of the service expires, in seconds since 1970; None without TLS."""
 
     def read_services(self) -> MetricSources:
         """Return the same sources with the statistics that the services have now."""
@@ -327,6 +330,19 @@ def worker_restarts_total(sources: MetricSources) -> Readings:
     return ((worker, sources.supervisor.restarts[worker]) for worker in sources.supervisor.workers)
 
 
+def worker_unavailable_seconds(sources: MetricSources) -> Readings:
+    """Time that a worker could not receive, because its runs failed or its source has no connection; 0 if it can."""
+    return iter(sources.supervisor.unavailable_workers().items())
+
+
+def sink_unreachable_seconds(_: MetricSources) -> Readings:
+    """Time that values have waited for a sink in use whose server cannot be reached; 0 if none waits."""
+    longest: dict[str, float] = {}
+    for sink, seconds in outage_seconds():
+        longest[sink] = max(seconds, longest.get(sink, 0.0))
+    return (((sink,), seconds) for sink, seconds in longest.items())
+
+
 def worker_reschedules_total(sources: MetricSources) -> Readings:
     """Next runs of cron workers that were moved to an earlier time because the clock was set back."""
     return ((worker, sources.supervisor.reschedules[worker]) for worker in sources.supervisor.workers)
@@ -355,6 +371,12 @@ def http_rejected_total(sources: MetricSources) -> Readings:
 def log_lines_lost_total(sources: MetricSources) -> Readings:
     """Log lines that could not be written."""
     yield (), 0 if sources.logs is None else sources.logs.lost
+
+
+def tls_certificate_expiry_timestamp_seconds(sources: MetricSources) -> Readings:
+    """When the certificate of the service expires, in seconds since 1970; only with TLS."""
+    if sources.tls_expires is not None:
+        yield (), sources.tls_expires()
 
 
 def build_info(sources: MetricSources) -> Readings:

@@ -55,6 +55,10 @@ class DeadLetterReadings:
                 jobs[state] += len(ids)
         self.oldest, self.jobs = oldest, jobs
 
+    def forget(self) -> None:
+        """Forget the numbers of the stores: another process reads them from now on."""
+        self.oldest, self.jobs = {}, {}
+
     async def keep_fresh(self, queues: Callable[[], Sequence[DeadLetterQueue]]) -> None:
         """Refresh from time to time, until cancelled. While a store fails, the last numbers stay."""
         while True:

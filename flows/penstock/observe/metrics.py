@@ -79,11 +79,14 @@ TABLE = (
     MetricSpec(Counter, ("flow", "kind", "reason"), collector.runs_total),
     MetricSpec(Counter, ("flow", "worker"), collector.worker_restarts_total),
     MetricSpec(Counter, ("flow", "worker"), collector.worker_reschedules_total),
+    MetricSpec(Gauge, ("flow", "worker"), collector.worker_unavailable_seconds),
+    MetricSpec(Gauge, ("sink",), collector.sink_unreachable_seconds),
     MetricSpec(Gauge, ("flow",), collector.flow_revision),
     MetricSpec(Counter, ("flow", "outcome"), collector.flow_reloads_total),
     MetricSpec(Counter, ("route", "method", "status"), collector.http_requests_total),
     MetricSpec(Counter, ("reason",), collector.http_rejected_total),
     MetricSpec(Counter, (), collector.log_lines_lost_total),
+    MetricSpec(Gauge, (), collector.tls_certificate_expiry_timestamp_seconds),
     MetricSpec(Gauge, ("version", "python"), collector.build_info),
 )
 

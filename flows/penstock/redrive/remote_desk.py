@@ -300,6 +300,9 @@ async def _refusal(url: str, response: aiohttp.ClientResponse) -> RequestRefused
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        problem = getattr(error.certificate_error, "verify_message", "")
+        return f"its certificate is not trusted ({problem}); set SSL_CERT_FILE to the PEM file of its authority"
     if isinstance(error, aiohttp.ClientConnectorError):
         code = error.os_error.errno or 0  # negative for host names that cannot be resolved
         return os.strerror(code).lower() if code > 0 else describe(error.os_error)

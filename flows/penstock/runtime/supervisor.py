@@ -22,6 +22,7 @@ from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime.counters import FlowStatistics, ServiceCounters
 from penstock.runtime.order import Ordered
 from penstock.runtime.run import Run
+from penstock.runtime.run_slots import LocalSlots, RunSlots
 from penstock.runtime.schedule import Once, Schedule, validate_schedule
 from penstock.runtime.shutdown import Event, Phase, close_stores, next_phase
 from penstock.runtime.summary import ShutdownReport, Summary
@@ -35,6 +36,9 @@ log = get_logger()
 
 ElementStream = Observable[list[Element[Any]]]
 """The elements that a source emits."""
+
+CLIENT_RUNS = ""
+"""The name of the slots of all runs of clients. Those of one flow have its name."""
 
 WorkerName = tuple[str, str]
 """The name of a flow, and the name of one of its workers."""
@@ -61,11 +65,19 @@ class RunnableFlow(Protocol):
 class Supervisor:
     """All runs of a process. `max_runs` limits those started with `limited=True` (streams of clients).
 
-    With `separate_writer=True`, dead letters in files are written by subprocesses, one for each file.
+    With `separate_writer=True`, dead letters in files are written by subprocesses, one for each file. `stores` are
+    other stores than these.
     """
 
-    def __init__(self, *, max_runs: int = 100, rng: random.Random | None = None, separate_writer: bool = False) -> None:
-        self.stores = Stores(separate_writer=separate_writer)
+    def __init__(
+        self,
+        *,
+        max_runs: int = 100,
+        rng: random.Random | None = None,
+        separate_writer: bool = False,
+        stores: Stores | None = None,
+    ) -> None:
+        self.stores = stores or Stores(separate_writer=separate_writer)
         self.fairness = FairScheduler()
         self.flow_statistics: dict[str, FlowStatistics] = {}
         self.service_counters: dict[str, ServiceCounters] = {}
@@ -77,13 +89,20 @@ class Supervisor:
         """How often the next run of each worker was moved to an earlier time because the clock was set back."""
         self.phase = Phase.SERVING
         self.max_runs = max_runs
+        self.slots: RunSlots = LocalSlots()
+        """Counts the limited runs. Replaced before the first one if several processes share the limits."""
+        self.on_service: Callable[[Service], None] | None = None
+        """Called with each service before it is used."""
         self._removed_store_failures = 0
-        self._limited: set[object] = set()
-        """The ids of limited runs, and a placeholder for each slot that is held without a run."""
+        self._limited: set[str] = set()
+        """The ids of limited runs."""
         self._reserving: set[asyncio.Task[Any]] = set()
         """Tasks that hold a slot while they read the input of their run."""
         self.workers: dict[WorkerName, asyncio.Task[None]] = {}
         """The tasks of workers."""
+        self._running_workers: dict[WorkerName, RunningWorker] = {}
+        self._worker_runs: dict[str, str] = {}
+        """The names of the workers whose runs are open, by the id of the run."""
         self._backoff = Backoff(first=1.0, cap=60.0)
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._empty = asyncio.Event()
@@ -102,6 +121,8 @@ class Supervisor:
         statistics.register_steps(flow.failure_points, flow.timed_steps, services)
         for service in flow.all_services:
             self.service_counters.setdefault(service.name, ServiceCounters()).use(service)
+            if self.on_service is not None:
+                self.on_service(service)
 
     async def remove(
         self, flow: RunnableFlow, others: Collection[RunnableFlow], *, keep_open: Collection[str] = ()
@@ -146,21 +167,26 @@ class Supervisor:
         `letters` takes its dead letters instead of the store of the flow. Elements that are not finished at the
         `deadline` fail.
         """
-        self.check(limited=limited)
-        run = Run(
-            flow.plan(),
-            source,
-            consumer,
-            kind=kind,
-            ordered=ordered,
-            stores=self.stores,
-            statistics=self.flow_statistics.get(flow.name)
-            or self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name)),
-            fairness=self.fairness,
-            on_end=self._on_end,
-            letters=letters,
-            deadline=deadline,
-        )
+        self._take_slot() if limited else self.check()
+        try:
+            run = Run(
+                flow.plan(),
+                source,
+                consumer,
+                kind=kind,
+                ordered=ordered,
+                stores=self.stores,
+                statistics=self.flow_statistics.get(flow.name)
+                or self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name)),
+                fairness=self.fairness,
+                on_end=self._on_end,
+                letters=letters,
+                deadline=deadline,
+            )
+        except BaseException:
+            if limited:
+                self.slots.give_back(CLIENT_RUNS)
+            raise
         self.runs[run.id] = run
         self._empty.clear()
         if limited:
@@ -173,7 +199,7 @@ class Supervisor:
 
         A shutdown ends the wait for the input and raises `ShuttingDown`.
         """
-        self.check(limited=True)
+        self._take_slot()
         task = asyncio.current_task()
         assert task is not None
         self._reserving.add(task)
@@ -185,6 +211,7 @@ class Supervisor:
             raise ShuttingDown from None
         finally:
             self._reserving.discard(task)
+            self.slots.give_back(CLIENT_RUNS)
 
     @contextmanager
     def hold_slot(self) -> Generator[None, None, None]:
@@ -192,19 +219,23 @@ class Supervisor:
 
         Raises `ShuttingDown` or `TooManyRuns`.
         """
-        self.check(limited=True)
-        slot = object()
-        self._limited.add(slot)
+        self._take_slot()
         try:
             yield
         finally:
-            self._limited.discard(slot)
+            self.slots.give_back(CLIENT_RUNS)
 
     def check(self, *, limited: bool = False) -> None:
         """Raise `ShuttingDown` or `TooManyRuns` if `start` would."""
         if self.phase is not Phase.SERVING:
             raise ShuttingDown
-        if limited and len(self._limited) + len(self._reserving) >= self.max_runs:
+        if limited and self.slots.taken(CLIENT_RUNS) >= self.max_runs:
+            raise TooManyRuns(self.max_runs)
+
+    def _take_slot(self) -> None:
+        """Take the slot of a limited run. Raises `ShuttingDown` or `TooManyRuns`."""
+        self.check()
+        if not self.slots.take(CLIENT_RUNS, self.max_runs):
             raise TooManyRuns(self.max_runs)
 
     def start_worker(
@@ -228,10 +259,16 @@ class Supervisor:
             )
         if (before := self.workers.get((flow.name, name))) is not None and not before.done():
             raise FlowDefinitionError(f"flow {flow.name} already runs a worker {name!r}; give this one another name")
+
+        def start() -> Run:
+            run = self.start(flow, make_source(), DiscardResults(), kind="worker")
+            self._worker_runs[run.id] = name
+            return run
+
         worker = RunningWorker(
             flow.name,
             name,
-            lambda: self.start(flow, make_source(), DiscardResults(), kind="worker"),
+            start,
             schedule or Once(),
             serving=lambda: self.phase is Phase.SERVING,
             restarts=self.restarts,
@@ -240,9 +277,24 @@ class Supervisor:
             rng=self._rng,
             now=now,
         )
+        self._running_workers[flow.name, name] = worker
         self.workers[flow.name, name] = asyncio.get_running_loop().create_task(
             worker.run(), name=f"worker:{flow.name}:{name}"
         )
+
+    def unavailable_workers(self) -> dict[WorkerName, float]:
+        """Return how long each worker could not receive, in seconds; 0 if it can."""
+        now = asyncio.get_running_loop().time()
+        return {
+            name: self._running_workers[name].unavailable_seconds(now)
+            for name, task in self.workers.items()
+            if not task.done()
+        }
+
+    @property
+    def services(self) -> list[Service]:
+        """The services in use."""
+        return [service for counters in self.service_counters.values() for service in counters.services]
 
     @property
     def store_failures(self) -> int:
@@ -258,13 +310,20 @@ class Supervisor:
         """Count the open runs of each revision of a flow."""
         return Counter(run.revision for run in self.runs.values() if run.plan.name == flow)
 
-    async def stop_workers(self, flow: RunnableFlow) -> None:
-        """Stop the workers of a flow: start no further runs, drain open ones, and wait for their end."""
-        names = [name for name in self.workers if name[0] == flow.name]
-        tasks = [self.workers.pop(name) for name in names]
+    async def stop_workers(self, flow: RunnableFlow, names: Collection[str] | None = None) -> None:
+        """Stop the workers of a flow: start no further runs, drain open ones, and wait for their end.
+
+        `names` are those of the workers to stop (default: all).
+        """
+        keys = [key for key in self.workers if key[0] == flow.name and (names is None or key[1] in names)]
+        tasks = [self.workers.pop(key) for key in keys]
+        for key in keys:
+            del self._running_workers[key]
         for task in tasks:
             task.cancel()
         runs = [run for run in self.runs_of(flow.plan()) if run.kind == "worker"]
+        if names is not None:
+            runs = [run for run in runs if self._worker_runs.get(run.id) in names]
         for run in runs:
             run.drain()
         await asyncio.gather(*tasks, *(run.finished for run in runs), return_exceptions=True)
@@ -298,8 +357,7 @@ class Supervisor:
         timer.cancel()
         await asyncio.gather(*self.workers.values(), return_exceptions=True)
         self.signal(Event.ALL_RUNS_ENDED)
-        services = [service for counters in self.service_counters.values() for service in counters.services]
-        await asyncio.gather(*(wait for service in services for wait in service.release()))
+        await asyncio.gather(*(wait for service in self.services for wait in service.release()))
         await asyncio.sleep(0)  # their tasks end in this iteration
         for error in await asyncio.gather(*(call() for call in self.before_close), return_exceptions=True):
             if isinstance(error, BaseException):
@@ -318,7 +376,10 @@ class Supervisor:
 
     def _on_end(self, run: Run, summary: Summary) -> None:
         self.runs.pop(run.id, None)
-        self._limited.discard(run.id)
+        self._worker_runs.pop(run.id, None)
+        if run.id in self._limited:
+            self._limited.discard(run.id)
+            self.slots.give_back(CLIENT_RUNS)
         if self.phase is not Phase.SERVING:
             self._ended.append(summary)
         if not self.runs:

@@ -40,7 +40,8 @@ ITERATION_SHARE = 1024
 class Bulkhead:
     """Makes the calls of one service, for the queues of all runs.
 
-    `max_in_flight` limits the calls in flight, and so do the circuit breaker and the adaptive limit: see `limit`.
+    `max_in_flight` limits the calls in flight, and so do the circuit breaker, the adaptive limit and the share of this
+    process: see `limit`.
     `on_idle` is awaited when no queue is open and the tasks are not retained. `rng` provides the jitter of the breaker.
     """
 
@@ -73,6 +74,7 @@ class Bulkhead:
         """How many callers of `retain` have not called `release`."""
         self.is_limited = False
         """Whether fewer than `max_in_flight` calls may be in flight now: the only check of calls without limits."""
+        self._share: int | None = None
         self._adaptive = adaptive
         if adaptive is not None:
             adaptive.on_growth = self.update_limit
@@ -113,10 +115,34 @@ class Bulkhead:
     @property
     def limit(self) -> int:
         """How many calls may be in flight now."""
+        return self.own_limit if self._share is None else min(self.own_limit, self._share)
+
+    @property
+    def own_limit(self) -> int:
+        """How many calls might be in flight now if no other process called the service."""
         circuit, limit = self.circuit, self._max_in_flight
         if self._adaptive is not None:
             limit = min(limit, self._adaptive.limit)
         return limit if circuit is None else min(limit, circuit.limit)
+
+    @property
+    def busy(self) -> int:
+        """How many tasks make calls or are about to: at least `in_flight`, and quick to tell."""
+        return len(self.tasks) - len(self.idle)
+
+    @property
+    def share(self) -> int | None:
+        """How many of the `max_in_flight` calls of all processes this one may have; None if it is the only process.
+
+        Calls in flight are not cut when it shrinks.
+        """
+        return self._share
+
+    @share.setter
+    def share(self, share: int | None) -> None:
+        if share != self._share:
+            self._share = share
+            self.update_limit()
 
     @property
     def circuit(self) -> CircuitBreaker | None:
@@ -136,7 +162,8 @@ class Bulkhead:
 
     def _check_limited(self) -> None:
         # An adaptive limit shrinks at any time, so it is always checked.
-        self.is_limited = self._waiting_for_rate or self._adaptive is not None or self._is_breaker_limiting
+        is_shared = self._share is not None and self._share < self._max_in_flight
+        self.is_limited = is_shared or self._waiting_for_rate or self._adaptive is not None or self._is_breaker_limiting
 
     @property
     def _is_breaker_limiting(self) -> bool:
@@ -295,6 +322,8 @@ class Bulkhead:
         A call that was cancelled twice and has not ended does not count: probes must not wait for it.
         """
         if self._waiting_for_rate:
+            return False
+        if self._share is not None and len(self.tasks) - len(self.idle) - (task is not None) >= self._share:
             return False
         if self._adaptive is not None and self._adaptive.in_flight + starting >= self._adaptive.limit:
             return False

@@ -113,11 +113,19 @@ class RetryPolicy:
 class RateLimiter:
     """Spaces calls evenly, `rate` of them per second. After a pause the first call is due at once, without a burst."""
 
-    __slots__ = ("_interval", "_next")
+    __slots__ = ("_interval", "_next", "_reserve_shared")
 
     def __init__(self, rate: float) -> None:
         self._interval = 1.0 / rate
+        self._reserve_shared: Callable[[float, float], float] | None = None
         self.reset()
+
+    def share(self, reserve: Callable[[float, float], float]) -> None:
+        """Let `reserve` find the time slots from now on, which all processes of a service share.
+
+        It is called with the seconds between two slots and with the time, and returns what `reserve` returns.
+        """
+        self._reserve_shared = reserve
 
     def reset(self) -> None:
         """Forget earlier calls. Required when another clock is used."""
@@ -125,6 +133,8 @@ class RateLimiter:
 
     def reserve(self, now: float) -> float:
         """Reserve the next free time slot. Return the seconds until it begins."""
+        if self._reserve_shared is not None:
+            return self._reserve_shared(self._interval, now)
         slot = max(now, self._next)
         self._next = slot + self._interval
         return slot - now

@@ -160,12 +160,13 @@ class Service(Generic[In, Out]):
         rng = rng or random.Random()  # noqa: S311 - jitter
         function = _as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None)
         limiter = None if adaptive_limit is None else AdaptiveLimiter(adaptive_limit)
+        self._rate_limiter = None if rate is None else RateLimiter(rate)
         spec = CallSpec(
             service=name,
             function=function if limiter is None else measured(function, limiter, timeout),
             timeout=timeout,
             retry=RetryPolicy(attempts, self.backoff, retry_on, rng),
-            rate_limiter=None if rate is None else RateLimiter(rate),
+            rate_limiter=self._rate_limiter,
             pacer=_pacer_of(call),
         )
         self.bulkhead = Bulkhead(
@@ -317,6 +318,23 @@ class Service(Generic[In, Out]):
             self.rate,
             self.breaker,
         )
+
+    @property
+    def shared_key(self) -> str:
+        """A text by which processes that load the same flows recognize the service, to share its limits.
+
+        Two services may have the same: functions are told apart by their names only.
+        """
+        call = self.function
+        name = getattr(call, "__qualname__", None) or type(call).__qualname__
+        target = f"{getattr(call, 'method', '')} {getattr(call, 'url', '')}"
+        limits = (self.max_in_flight, self.adaptive_limit, self.rate, self.timeout, self.attempts)
+        return f"{self.name} {limits} {getattr(call, '__module__', '')}.{name} {target}"
+
+    def share_rate(self, reserve: Callable[[float, float], float]) -> None:
+        """Let `reserve` find the time slots of calls, which all processes share; nothing without a `rate`."""
+        if self._rate_limiter is not None:
+            self._rate_limiter.share(reserve)
 
     def statistics(self) -> ServiceStatistics:
         """Return counts of attempts so far, and of calls in flight and waiting now."""

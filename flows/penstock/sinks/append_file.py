@@ -9,13 +9,21 @@ import stat
 import threading
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from penstock.errors import SinkAlreadyOpen, SinkLocked, SinkWriteFailed
 from penstock.formats.csv_reader import RowSplitter, cell_reader
 from penstock.formats.format import Format, is_compressed
 from penstock.formats.writers import Writer, make_writer
-from penstock.sinks.torn_tail import CHUNK, copy_permissions, is_complete_gzip, move_torn_tail, unused_torn_path
+from penstock.sinks.siblings import current_siblings
+from penstock.sinks.torn_tail import (
+    CHUNK,
+    FileFingerprint,
+    copy_permissions,
+    is_complete_gzip,
+    move_torn_tail,
+    unused_torn_path,
+)
 from penstock.support.logger import get_logger
 
 try:
@@ -24,19 +32,6 @@ except ImportError:  # on Windows, where the user has to prevent two writers of 
     fcntl = None  # type: ignore[assignment]  # no module there
 
 log = get_logger()
-
-
-class FileFingerprint(NamedTuple):
-    """The identity of a file when it was closed. If it is the same at the next open, its end need not be checked."""
-
-    inode: int
-    size: int
-    modified: int
-
-    @classmethod
-    def of(cls, descriptor: int) -> FileFingerprint:
-        status = os.fstat(descriptor)
-        return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class AppendFile:
@@ -57,6 +52,8 @@ class AppendFile:
         self._compressor = zlib.compressobj(wbits=31) if is_compressed(path) else None
         self._member_open = False
         """Whether a compressed member was started and must be completed."""
+        self._columns_known = False
+        """Whether the columns are those of the file."""
         self._partial_start: int | None = None
         """The position of a partial write that could not be removed."""
 
@@ -65,10 +62,7 @@ class AppendFile:
         check_folder(self._path, self._display_path)
         try:
             self._open_exclusive()
-            if FileFingerprint.of(self._descriptor) != closed:
-                self._repair()
-            if self._format is Format.CSV:
-                self._adopt_columns()
+            self._prepare(closed)
         except OSError as error:
             raise self._error(error) from error
         except zlib.error as error:
@@ -82,9 +76,7 @@ class AppendFile:
         try:
             data, errors = self._writer.write(values)
             if data and compressor is not None:
-                self._compressor = compressor.copy()
-                data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
-                self._member_open = True
+                data = self._compress(data)
             if data:
                 self._append(data)
         except BaseException:
@@ -113,7 +105,22 @@ class AppendFile:
                     _LOCKED_HERE.pop(identity(self._descriptor), None)
                     self._locked = False
                 os.close(self._descriptor)
+                self._unlock()
             self._descriptor = -1
+
+    def _prepare(self, closed: FileFingerprint | None) -> None:
+        """Repair the end of the file, unless it is unchanged since it was `closed`, and read its columns."""
+        if FileFingerprint.of(self._descriptor) != closed:
+            self._repair()
+        if self._format is Format.CSV:
+            self._adopt_columns()
+
+    def _compress(self, data: bytes) -> bytes:
+        """Compress lines, and continue the open member, so that the file can be read up to them."""
+        assert self._compressor is not None
+        compressor = self._compressor = self._compressor.copy()
+        self._member_open = True
+        return compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
 
     def _append(self, data: bytes) -> None:
         """Write all data or none."""
@@ -141,35 +148,44 @@ class AppendFile:
         return SinkWriteFailed(self._display_path, error.strerror or str(error))
 
     def _open_exclusive(self) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-        self._descriptor = os.open(self._path, flags, 0o666)
-        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-            raise SinkWriteFailed(self._display_path, "it is not a regular file; for pipes use StdoutSink()")
+        self._open_file()
         with _LOCKING:
             own = identity(self._descriptor)
             if (other := _LOCKED_HERE.get(own)) is not None:  # some file systems let one process lock a file twice
                 raise SinkAlreadyOpen(self._display_path, self._settings, *other)
-            if fcntl is not None:
-                try:
-                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise SinkLocked(self._display_path) from None
+            self._lock()
             self._locked = True
             _LOCKED_HERE[own] = self._display_path, self._settings
+
+    def _open_file(self) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+        self._descriptor = os.open(self._path, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            raise SinkWriteFailed(self._display_path, "it is not a regular file; for pipes use StdoutSink()")
+
+    def _lock(self) -> None:
+        """Lock the open file for this process. Raises `SinkLocked`."""
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SinkLocked(self._display_path) from None
+
+    def _unlock(self) -> None:
+        """Do nothing: closing the file has released its lock."""
 
     def _repair(self) -> None:
         """Move an incomplete end to PATH.torn, or the whole file if it is compressed."""
         if self._compressor is None:
             torn = move_torn_tail(self._path, self._descriptor, self._format, f"{self._path}.torn")
             if torn:
-                log.warning(
-                    "sink.torn_tail_moved",
-                    path=self._display_path,
-                    moved_bytes=torn,
-                    moved_to=f"{self._display_path}.torn",
-                )
+                self._log_moved(torn)
         elif not is_complete_gzip(self._path, self._format):
             self._start_new_file()
+
+    def _log_moved(self, moved_bytes: int) -> None:
+        moved_to = f"{self._display_path}.torn"
+        log.warning("sink.torn_tail_moved", path=self._display_path, moved_bytes=moved_bytes, moved_to=moved_to)
 
     def _start_new_file(self) -> None:
         """Move the whole file away, because data appended to it could not be read, and create an empty one."""
@@ -197,6 +213,7 @@ class AppendFile:
                 "columns",
             )
         self._writer = make_writer(self._format, columns, header=False)
+        self._columns_known = True
 
     def _columns(self) -> list[str] | None:
         splitter = RowSplitter(limit=1024 * 1024)
@@ -231,7 +248,7 @@ def check_path(path: str, display_path: str) -> None:
 
 
 def check_unlocked(path: str, display_path: str) -> None:
-    """Raise `SinkLocked` if another process has locked a file. Locks of this process are ignored."""
+    """Raise `SinkLocked` if another service has locked a file. Locks of this process and its siblings are ignored."""
     if fcntl is None:
         return
     try:
@@ -240,7 +257,8 @@ def check_unlocked(path: str, display_path: str) -> None:
         return
     try:
         with _LOCKING:
-            if identity(descriptor) not in _LOCKED_HERE:
+            siblings = current_siblings()
+            if identity(descriptor) not in _LOCKED_HERE and not (siblings and siblings.hold(descriptor)):
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that checks do not block each other
     except BlockingIOError:
         raise SinkLocked(display_path) from None

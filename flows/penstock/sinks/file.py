@@ -11,14 +11,11 @@ from typing import Any
 from penstock.errors import SinkWriteFailed
 from penstock.formats.format import Format, format_of
 from penstock.formats.writers import check_fields
-from penstock.sinks.append_file import (
-    AppendFile,
-    FileFingerprint,
-    check_path,
-    check_unlocked,
-    describe_settings,
-)
+from penstock.sinks.append_file import AppendFile, check_path, check_unlocked, describe_settings
 from penstock.sinks.local import LocalSink
+from penstock.sinks.sibling_append_file import SiblingAppendFile
+from penstock.sinks.siblings import current_siblings
+from penstock.sinks.torn_tail import FileFingerprint
 from penstock.support.environment import display_text, substitute
 from penstock.support.tasks import to_thread_uncancellable
 from penstock.support.used_files import UsedFile
@@ -31,7 +28,9 @@ class FileSink(LocalSink):
     Each write appends complete lines at once. A failed write, for example on a full disk, leaves none of its lines.
     Closing syncs the file to disk. An incomplete line that a killed process left at the end is moved to FILE.torn when
     the file is opened (`sink.torn_tail_moved`), so that no new line is appended to it. A file has one writer at a time:
-    it is locked. While another process holds the lock, elements wait (`sink.waiting`), at most a minute; then the run
+    it is locked. The processes of one service share the lock and write in turns; what one of them that was killed left
+    of a write is moved to FILE.torn as a whole before the next write, and each write to a compressed file is a member
+    of its own. While another process holds the lock, elements wait (`sink.waiting`), at most a minute; then the run
     fails. Sinks of one process that name one file, by any path, share it if they have the same settings; otherwise the
     run of the second one fails.
 
@@ -83,7 +82,11 @@ class FileSink(LocalSink):
 
     async def open(self) -> None:
         """Open the file, creating it if it does not exist. Raises `SinkWriteFailed`."""
-        file = AppendFile(substitute(self.path), self.format, self.fields, display_text(self.path))
+        path, display_path, siblings = substitute(self.path), display_text(self.path), current_siblings()
+        if siblings is None:
+            file = AppendFile(path, self.format, self.fields, display_path)
+        else:
+            file = SiblingAppendFile(path, self.format, self.fields, display_path, siblings)
         try:
             await to_thread_uncancellable(partial(file.open, self._closed))
         except BaseException:

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.errors import ReaderDisconnected
+from penstock.errors import ReaderDisconnected, SinkWriteFailed
 from penstock.formats.format import Format, named_format
 from penstock.formats.writers import Writer, check_fields, make_writer
 from penstock.sinks.local import LocalSink
+from penstock.sinks.sibling_stdout import StdoutTurn
+from penstock.sinks.siblings import current_siblings
 from penstock.support.text import bytes_for_terminal
 from penstock.support.used_files import UsedFile
 
@@ -27,7 +29,8 @@ class StdoutSink(LocalSink):
     """Writes values to standard output as `ndjson` or `csv`. A slow reader causes backpressure.
 
     If a write is cancelled within a line, the rest of the line is written before anything else. Raises
-    `ReaderDisconnected` when the reader has closed the pipe.
+    `ReaderDisconnected` when the reader has closed the pipe. The processes of one service write in turns; `csv` then
+    needs `fields`.
     """
 
     format: Format
@@ -36,6 +39,7 @@ class StdoutSink(LocalSink):
     name: str = field(compare=False)
     _writer: Writer = field(repr=False, compare=False)
     _unfinished: bytes = field(repr=False, compare=False)
+    _turn: StdoutTurn = field(repr=False, compare=False)
 
     def __init__(
         self, format: Format | str = Format.NDJSON, *, fields: Sequence[str] | None = None, descriptor: int = 1
@@ -46,30 +50,54 @@ class StdoutSink(LocalSink):
         self.name = ""
         self._writer = make_writer(self.format, self.fields)
         self._unfinished = b""
+        self._turn = StdoutTurn()
 
     def used_files(self) -> Iterable[UsedFile]:
         return (UsedFile("standard output", self.descriptor),)
+
+    def check(self, *, locks: bool) -> None:  # noqa: ARG002 - there is none
+        """Raise `SinkWriteFailed` for CSV without columns from several processes, whose columns could differ."""
+        if self.format is Format.CSV and self.fields is None and current_siblings() is not None:
+            raise SinkWriteFailed(
+                "standard output", "several processes write CSV to it, and its columns are unknown; set fields"
+            )
 
     async def open(self) -> None:
         """Do nothing: the descriptor is open."""
 
     async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
         """Write values. Return the errors of those that cannot be written."""
+        try:
+            if await self._turn.begin():
+                self._unfinished = b"\n"  # ends the line of a process that was killed
+            await self._finish_line()
+            return await self._write(values)
+        finally:
+            if not self._unfinished:  # otherwise a sibling would write within the line
+                self._turn.end()
+
+    async def _write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
+        if self._turn.header_written:
+            self._writer = make_writer(self.format, self.fields, header=False)
         data, errors = self._writer.write(values)
         if os.isatty(self.descriptor):
             data = bytes_for_terminal(data)
-        await self._finish_line()
         start = row = 0
         try:
             while start < len(data):
                 end = data.rfind(b"\n", start, start + PIPE_CHUNK) + 1 or start + PIPE_CHUNK
+                if data[end - 1 : end] != b"\n":
+                    self._turn.note_line(is_open=True)
                 start += await send(self.descriptor, data[start:end])
                 while row < start:
                     row = self._end_of_row(data, row)
                 self._unfinished = data[start:row]
+                self._turn.note_line(is_open=bool(self._unfinished))
         except BrokenPipeError:
             raise ReaderDisconnected from None
         self._unfinished = b""
+        if data and self.format is Format.CSV:
+            self._turn.note_header()
         return errors
 
     async def aclose(self) -> None:
@@ -79,6 +107,8 @@ class StdoutSink(LocalSink):
                 await self._finish_line()
         except (TimeoutError, ReaderDisconnected):
             self._unfinished = b""
+        finally:
+            self._turn.end()
 
     def _end_of_row(self, data: bytes, start: int) -> int:
         """Return the position after the row that starts at `start`. In CSV, newlines inside quotes do not end a row."""
@@ -95,6 +125,7 @@ class StdoutSink(LocalSink):
         try:
             while self._unfinished:
                 self._unfinished = self._unfinished[await send(self.descriptor, self._unfinished[:PIPE_CHUNK]) :]
+                self._turn.note_line(is_open=bool(self._unfinished))
         except BrokenPipeError:
             raise ReaderDisconnected from None
 

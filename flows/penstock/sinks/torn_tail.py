@@ -6,12 +6,25 @@ import os
 import shutil
 import zlib
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from penstock.formats.csv_reader import RowSplitter
 from penstock.formats.format import Format
 
 CHUNK = 256 * 1024
+
+
+class FileFingerprint(NamedTuple):
+    """The identity of a file when it was closed. If it is the same at the next open, its end need not be checked."""
+
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> FileFingerprint:
+        status = os.fstat(descriptor)
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class TailScanner:
@@ -50,16 +63,22 @@ def move_torn_tail(path: str, descriptor: int, format: Format, torn_path: str) -
             scanner.feed(chunk)
         complete = scanner.complete
     if complete < size:
-        with open(torn_path, "ab") as file:
-            if not os.fstat(file.fileno()).st_size:
-                copy_permissions(path, file)
-            for start in range(complete, size, CHUNK):
-                file.write(os.pread(descriptor, min(CHUNK, size - start), start))
-            file.write(b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.ftruncate(descriptor, complete)
+        move_tail(path, descriptor, complete, torn_path)
     return size - complete
+
+
+def move_tail(path: str, descriptor: int, start: int, torn_path: str) -> None:
+    """Move everything from a position on to `torn_path`."""
+    size = os.fstat(descriptor).st_size
+    with open(torn_path, "ab") as file:
+        if not os.fstat(file.fileno()).st_size:
+            copy_permissions(path, file)
+        for chunk in range(start, size, CHUNK):
+            file.write(os.pread(descriptor, min(CHUNK, size - chunk), chunk))
+        file.write(b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.ftruncate(descriptor, start)
 
 
 def _last_newline(descriptor: int, size: int) -> int:

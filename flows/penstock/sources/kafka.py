@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from penstock.backends.extras import require_extra
@@ -55,13 +55,15 @@ class KafkaSource(Source[bytes]):
     When the group assigns a partition to another member, its elements in flight are finished and committed first. Those
     that take longer than `rebalance_timeout` less a fifth, in seconds, are delivered again to the other member.
     A process that is killed is noticed after `session_timeout`, in seconds. With `instance_id`, which must be different
-    in each process, the partitions of a process that is stopped remain assigned to it for so long, so that a restart
-    moves none (static membership). `max_partition_fetch_bytes` limits the records fetched in advance, per partition.
+    on each machine, the partitions of a process that is stopped remain assigned to it for so long, so that a restart
+    moves none (static membership). A service with several processes adds the number of the process.
+    `max_partition_fetch_bytes` limits the records fetched in advance, per partition.
 
     >>> source = KafkaSource("kafka://localhost", "orders", "pricing", from_="earliest")
     """
 
     name = "kafka"
+    competes = True
 
     url: str
     topic: str
@@ -99,6 +101,13 @@ class KafkaSource(Source[bytes]):
                 raise FlowDefinitionError(f"{name}: expected a number > 0, got {number!r}")
         if not variable_names(self.url):
             parse_kafka_url(self.url, f"source kafka {self.topic}")
+
+    def for_process(self, number: int) -> KafkaSource:
+        return self if self.instance_id is None else replace(self, instance_id=f"{self.instance_id}-{number}")
+
+    @property
+    def endless(self) -> bool:
+        return True
 
     async def produce(self, emitter: Emitter[bytes]) -> None:
         await Consumption(self, emitter, self._join()).run()
@@ -154,6 +163,7 @@ class Consumption:
         try:
             async with self._scope:
                 await self._group.start(self)
+                self._emitter.report_connection(lambda: self._group.connected)
                 self._emitter.spawn(self._stay_in_group(), "kafka:keepalive")
                 while True:
                     await self._give_out(*await self._wait_for_room())

@@ -40,7 +40,7 @@ Check = Callable[[Any], Unmatched | None]
 def pattern(text: str) -> Meta:
     """Return the annotation of a text that must match a pattern. It is in the JSON Schema of the type, too.
 
-    Raises `ValueError` for a pattern that RE2 does not know.
+    Raises `ValueError` for a pattern that RE2 does not know, and if RE2 is not installed.
     """
     _matcher(text)
     return Meta(extra_json_schema={"pattern": text}, extra={KEY: text})
@@ -80,8 +80,14 @@ def _pattern_of(hint: Any) -> str | None:
 
 
 def _matcher(text: str) -> Check:
-    re2: Any = import_module("re2")  # with the first pattern: most flows have none
-
+    try:
+        re2: Any = import_module("re2")  # with the first pattern: most flows have none
+    except ImportError as error:
+        raise ValueError(
+            f"pattern: it needs the package google-re2, which cannot be imported ({error}); install it: pip install "
+            '"google-re2<2". It has no wheels for musl (Alpine) and free-threaded Python: there, use min_length, '
+            "max_length, enum, or a function in Python"
+        ) from None
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True

@@ -58,9 +58,15 @@ class WatchedFiles:
 class FlowReloader(Protocol):
     """Loads flow files again."""
 
-    files: WatchedFiles
-    stamps: FileStamps
-    """The stamps of the files when they were last loaded."""
+    @property
+    def files(self) -> WatchedFiles:
+        """The files."""
+        ...
+
+    @property
+    def stamps(self) -> FileStamps:
+        """The stamps of the files when they were last loaded."""
+        ...
 
     async def try_reload(self, cause: str) -> bool:
         """Reload. Returns False if the service shuts down."""
@@ -82,7 +88,8 @@ async def watch_files(reloader: FlowReloader, poll_seconds: float = POLL_SECONDS
             previous, found = found, await _poll(reloader, poll_seconds)
             if found == previous:
                 break
-        running = await reloader.try_reload("watch")
+        if found != reloader.stamps:  # another process of the service may have caused a reload meanwhile
+            running = await reloader.try_reload("watch")
 
 
 async def _poll(reloader: FlowReloader, seconds: float) -> FileStamps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 from penstock.errors import PenstockError, ShuttingDown
 from penstock.flowfile import Diagnostic
@@ -16,26 +16,37 @@ from penstock_http.deployments.conflicts import find_conflicts
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus, diagnostics_of, rejected
 from penstock_http.deployments.revision import UPLOADED, FlowCandidate, RegisteredFlow, Revision, share_services
 from penstock_http.deployments.rollout import Rollout
+from penstock_http.processes.deployments import ActiveRevision
 
 NO_REMOVALS: Mapping[str, FlowCandidate | None] = {}
 
 
 class FlowRegistry:
-    """The flows that are served. `keep_open` is the URL of a store that stays open even if no flow uses it."""
+    """The flows that are served. `keep_open` is the URL of a store that stays open even if no flow uses it.
 
-    def __init__(self, supervisor: Supervisor, counters: ReloadCounters, *, keep_open: str = "") -> None:
+    `process` is the number of this process if the service has several, from 1. Only the one that leads runs what must
+    not run twice at once, and at first none does: see `lead`.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, counters: ReloadCounters, *, keep_open: str = "", process: int = 0
+    ) -> None:
         self.flows: dict[str, RegisteredFlow] = {}
-        self.leads = False
-        """Whether this one of several processes runs what must not run twice."""
         self.by_path: dict[str, Revision] = {}
         """The active revisions that are served over HTTP, by the name in their path."""
         self._supervisor = supervisor
         self._counters = counters
-        self._rollout = Rollout(supervisor, self._in_use, self._evict, keep_open)
+        self._rollout = Rollout(supervisor, self._in_use, self._evict, keep_open, process)
+        self.on_lead: list[Callable[[bool], Awaitable[None]]] = []
+        """Awaited with whether this process leads from now on, for further work that one process does."""
+        self._leading = asyncio.Lock()
+        """Held while this process begins or ceases to lead."""
         self._pending: list[Revision] = []
         """Revisions that are being deployed."""
         self._highest_evicted = 0
         """The highest revision number of the removed flows, so that a flow that comes back gets higher numbers."""
+        self._known: Mapping[str, ActiveRevision] = {}
+        """The active revisions of other processes of the service."""
         self._lock = asyncio.Lock()
         """Held during a deployment."""
 
@@ -48,6 +59,14 @@ class FlowRegistry:
     def uploaded(self) -> list[Revision]:
         """The active revisions that were uploaded over HTTP."""
         return [revision for revision in self.active if revision.source == UPLOADED]
+
+    def follow(self, known: Mapping[str, ActiveRevision], removed: int) -> None:
+        """Give revisions the numbers that they have in other processes of the service.
+
+        `known` are their active revisions, and `removed` is the highest number of the revisions of deleted flows.
+        """
+        self._known = known
+        self._highest_evicted = max(self._highest_evicted, removed)
 
     def flow(self, name: str) -> Revision | None:
         """Return the revision of a flow that new runs use, or None."""
@@ -75,7 +94,7 @@ class FlowRegistry:
             errors = self._conflicts(candidates, removals)
             if dry_run:
                 return [
-                    self._result(candidate, errors.get(candidate, ()), self._next_number(candidate.flow.name))
+                    self._result(candidate, errors.get(candidate, ()), self._next_number(candidate))
                     for candidate in candidates
                 ]
 
@@ -106,14 +125,26 @@ class FlowRegistry:
         """Record the result for a flow that could not be loaded."""
         self._record(result)
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process runs what only one process of the service runs."""
+        return self._rollout.leads
+
     async def lead(self, leads: bool) -> None:
-        """Start what must run in one of several processes only, or stop it. Returns when it has stopped."""
-        self.leads = leads
+        """Begin or cease to run what only one process of the service runs.
+
+        When this returns after `lead(False)`, all of it has ended: the runs of workers are drained. Another process may
+        lead then.
+        """
+        async with self._leading:
+            if leads is not self._rollout.leads:
+                flow_workers = self._rollout.lead(leads, self.flows.values())
+                await asyncio.gather(flow_workers, *(notify(leads) for notify in self.on_lead))
 
     async def stop_workers(self) -> None:
-        """Drain all workers and start no further ones, because another process replaces this one."""
-        await self._rollout.aclose()
-        await asyncio.gather(*(self._supervisor.stop_workers(revision) for revision in self._in_use()))
+        """Drain all workers of this process, wait for their end, and start no further ones: it is being replaced."""
+        await self.lead(False)
+        await self._rollout.stop_workers(self.flows.values())
 
     async def aclose(self) -> None:
         """Start no further workers, because the service shuts down."""
@@ -138,13 +169,17 @@ class FlowRegistry:
             flow = share_services(candidate.flow, services)
             for service in flow.all_services:
                 services[service.name].append(service)
-            number = self._next_number(flow.name)
+            number = self._next_number(candidate)
             revisions[candidate] = Revision(flow, number, candidate.digest, candidate.source)
         return revisions
 
-    def _next_number(self, name: str) -> int:
+    def _next_number(self, candidate: FlowCandidate) -> int:
         """Return the number of the next revision of a flow."""
-        return 1 + (self.flows[name].number if name in self.flows else self._highest_evicted)
+        flow, known = self.flows.get(candidate.flow.name), self._known.get(candidate.flow.name)
+        if known is not None and known.digest == candidate.digest and known.number > (flow.number if flow else 0):
+            return known.number
+        last = flow.number if flow else self._highest_evicted
+        return 1 + max(last, known.number if known is not None else 0)
 
     async def _prepare(self, candidate: FlowCandidate, revision: Revision) -> dict[FlowCandidate, list[Diagnostic]]:
         """Register a revision with the supervisor, which opens its stores. Returns the errors."""
@@ -168,12 +203,14 @@ class FlowRegistry:
         if diagnostics:
             return rejected(candidate.flow.name, candidate.source, diagnostics)
         unchanged = self._is_unchanged(candidate)
+        if unchanged and (active := self.flows[candidate.flow.name].active) is not None:
+            number = active.number
         return DeploymentResult(
             flow=candidate.flow.name,
             outcome=DeploymentStatus.UNCHANGED if unchanged else DeploymentStatus.ACCEPTED,
             source=candidate.source,
             at=now(),
-            revision=number - unchanged,
+            revision=number,
             digest=candidate.digest,
         )
 

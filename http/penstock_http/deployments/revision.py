@@ -17,9 +17,7 @@ from penstock.runtime import RunPlan
 from penstock.services import Service
 from penstock.support.ids import now
 from penstock_http.deployments.result import DeploymentResult
-
-UPLOADED = "PUT"
-"""The source of a flow that was uploaded over HTTP."""
+from penstock_http.processes.deployments import UPLOADED as UPLOADED  # the source of a flow that was uploaded over HTTP
 
 
 class RevisionState(StrEnum):
@@ -122,13 +120,10 @@ class RegisteredFlow:
         self.number = 0
         """The number of the newest revision."""
         self.last_result: DeploymentResult | None = None
+        self.working: Revision | None = None
+        """The revision whose workers run."""
         self.rollout_lock = asyncio.Lock()
-        """Held while the workers of one revision replace those of another."""
-
-    @property
-    def requests(self) -> int:
-        """The number of open requests, over all revisions."""
-        return sum(revision.requests for revision in self.revisions)
+        """Held while the workers of one revision replace those of another, and while workers start or stop."""
 
     @property
     def is_gone(self) -> bool:

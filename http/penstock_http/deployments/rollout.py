@@ -1,13 +1,15 @@
-"""Replace one revision of a flow by another.
+"""Replace one revision of a flow by another, and decide which workers run in this process.
 
 New runs use the active revision. Runs of the previous revision continue to their end. Its workers are drained before
 those of the new revision start, so that no worker runs twice at once. A revision is retired after its last run.
+
+A service with several processes runs most workers in one of them, the leader; see `Worker.runs_everywhere`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -26,7 +28,8 @@ class Rollout:
     """Runs one task per replacement.
 
     `in_use` returns all revisions that may have runs. `evict` is called with the name of a flow that may be gone.
-    `keep_open` is the URL of a store that stays open even if no flow uses it.
+    `keep_open` is the URL of a store that stays open even if no flow uses it. `process` is the number of this process
+    if the service has several; it does not lead at first.
     """
 
     def __init__(
@@ -35,11 +38,17 @@ class Rollout:
         in_use: Callable[[], list[Revision]],
         evict: Callable[[str], None],
         keep_open: str,
+        process: int = 0,
     ) -> None:
         self._supervisor = supervisor
         self._in_use = in_use
         self._evict = evict
         self._keep_open = keep_open
+        self._process = process
+        self.leads = not process
+        """Whether this process runs the workers that only one process runs."""
+        self._stopped = False
+        """Whether no more workers are started here."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, registered: RegisteredFlow, old: Revision | None, new: Revision | None) -> None:
@@ -49,8 +58,19 @@ class Rollout:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def lead(self, leads: bool, flows: Iterable[RegisteredFlow]) -> None:
+        """Start the workers that only one process runs, or drain them and wait for their end."""
+        self.leads = leads
+        await asyncio.gather(*(self._follow(flow) for flow in flows))
+
+    async def stop_workers(self, flows: Iterable[RegisteredFlow]) -> None:
+        """Drain all workers, wait for their end, and start no further ones."""
+        self._stopped = True
+        await asyncio.gather(*(self._stop_all(flow) for flow in flows))
+
     async def aclose(self) -> None:
         """Start no further workers, because the service shuts down."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -63,13 +83,38 @@ class Rollout:
     async def _replace(self, registered: RegisteredFlow, old: Revision | None, new: Revision | None) -> None:
         async with registered.rollout_lock:  # one replacement at a time, or workers of three revisions could overlap
             if old is not None:
+                registered.working = None
                 await self._supervisor.stop_workers(old)
             if new is not None and new.state is RevisionState.ACTIVE:
-                for worker in new.flow.workers:
-                    source = partial(_source, worker)
-                    self._supervisor.start_worker(worker.name, new, source, schedule=worker.schedule)
+                registered.working = new
+                self._start(new, [worker for worker in new.flow.workers if worker.runs_everywhere or self.leads])
         if old is not None:
             await self._retire(registered, old)
+
+    async def _follow(self, registered: RegisteredFlow) -> None:
+        """Start or stop those workers of a flow that only the leader runs."""
+        async with registered.rollout_lock:
+            if (revision := registered.working) is None:
+                return  # the task that starts its workers finds out whether this process leads
+            workers = [worker for worker in revision.flow.workers if not worker.runs_everywhere]
+            running = [worker for worker in workers if (revision.name, worker.name) in self._supervisor.workers]
+            if self.leads:
+                self._start(revision, [worker for worker in workers if worker not in running])
+            else:
+                await self._supervisor.stop_workers(revision, [worker.name for worker in running])
+
+    async def _stop_all(self, registered: RegisteredFlow) -> None:
+        async with registered.rollout_lock:
+            if (revision := registered.working) is not None:
+                registered.working = None
+                await self._supervisor.stop_workers(revision)
+
+    def _start(self, revision: Revision, workers: Iterable[Worker]) -> None:
+        if self._stopped:
+            return
+        for worker in workers:
+            source = partial(_source, worker, self._process)
+            self._supervisor.start_worker(worker.name, revision, source, schedule=worker.schedule)
 
     async def _retire(self, registered: RegisteredFlow, revision: Revision) -> None:
         """Wait for the last run of a revision, then remove the revision."""
@@ -89,5 +134,5 @@ class Rollout:
             log.warning("store.write_failed", flow=revision.name, error=describe(error))
 
 
-def _source(worker: Worker) -> Source[Any]:
-    return worker.source
+def _source(worker: Worker, process: int) -> Source[Any]:
+    return worker.source.for_process(process) if process else worker.source

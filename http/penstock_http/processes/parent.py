@@ -66,12 +66,10 @@ class Parent:
         """For each process, the task that releases what belongs to it after its exit."""
         self._exit_callbacks: list[Callable[[int], object]] = []
         self._restarts: Counter[str] = Counter()
-        self.replacements: Counter[str] = Counter()
-        """How many rounds of replacing all processes there were, by result."""
         self._leader: Child | None = None
         """The process that runs what must not run twice."""
         self._leading = asyncio.Lock()
-        self._exclusive = asyncio.Lock()
+        self.exclusive = asyncio.Lock()
         """Held while a process starts, and during an exclusive question: a process that starts misses none."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.on(ASK, self._ask)
@@ -116,7 +114,7 @@ class Parent:
     async def start(self) -> None:
         """Start all processes. Raises `StartFailed` if one of them cannot start; then none is left."""
         numbers = range(1, self.count + 1)
-        async with self._exclusive:
+        async with self.exclusive:
             started = await asyncio.gather(*(self._try_start(number) for number in numbers))
         failed = [child for child, ready in started if not ready]
         if self.stopping.is_set():
@@ -127,21 +125,23 @@ class Parent:
             await asyncio.gather(*(child.wait() for child, _ in started))
             raise _start_error(failed[0])
         for child, _ in started:
+            log.info("process.started", process=child.number, pid=child.pid)
             self._begin(self._keep(child), f"process:{child.number}")
         self._begin(self._watch(), "processes:watch")
         await self.appoint()
 
-    async def replace(self, child: Child) -> bool:
-        """Start another process in place of one, and retire that one. Returns False if the other one cannot start."""
+    async def replace(self, child: Child) -> None:
+        """Start another process in place of one, which accepts no connections any more when this returns.
+
+        Raises `StartFailed` if the other one cannot start.
+        """
         number = await self._free_number()
-        async with self._exclusive:
+        async with self.exclusive:
             successor, ready = await self._try_start(number)
         if not ready:
             if not self.stopping.is_set():
                 del self.children[number]
-                for line in str(_start_error(successor)).splitlines():
-                    log.warning("flow.invalid", error=line)
-            return False
+            raise _start_error(successor)
         log.info("process.replaced", process=child.number, pid=child.pid, by=number, by_pid=successor.pid)
         self._begin(self._keep(successor), f"process:{number}")
         child.retire()
@@ -151,7 +151,6 @@ class Parent:
         except NoAnswer as error:
             child.kill(f"it did not retire: {error}")
         self._begin(self._retire(child), f"process:{child.number}:retire")
-        return True
 
     async def appoint(self) -> None:
         """Make one of the processes run what must not run twice, unless one does that already."""
@@ -211,10 +210,7 @@ class Parent:
             for descriptor in named.values():
                 os.close(descriptor)
             self._detaching[number] = asyncio.create_task(self._detach(child, attached), name=f"process:{number}:exit")
-        ready = await child.wait_ready()
-        if ready:
-            log.info("process.ready", process=number, pid=child.pid)
-        return child, ready
+        return child, await child.wait_ready()
 
     async def _detach(self, child: Child, attached: Sequence[Resource]) -> None:
         """Release what belonged to a process, after its exit."""
@@ -247,9 +243,10 @@ class Parent:
             await self.appoint()
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, MAX_BACKOFF)
-            async with self._exclusive:
+            async with self.exclusive:
                 child, ready = await self._try_start(child.number)
             if ready:
+                log.info("process.restarted", process=child.number, pid=child.pid)
                 await self.appoint()
         if child.retired:
             del self.children[child.number]
@@ -318,7 +315,7 @@ class Parent:
         assert not (question.exclusive and self.children[number].state is State.STARTING), "it would wait for itself"
         if not question.exclusive:
             return await self._ask_all(question, [child for child in self.children.values() if child.serves])
-        async with self._exclusive:
+        async with self.exclusive:
             return await self._ask_all(question, [self.children[number] for number in self.running])
 
     async def _ask_all(self, question: Ask, children: Sequence[Child]) -> bytes:
@@ -334,7 +331,7 @@ class Parent:
     async def _counts(self, number: int, payload: bytes) -> bytes:
         up = {child.number: child.serves and child.silent < self._timeout / 2 for child in self.children.values()}
         leader = 0 if self._leader is None else self._leader.number
-        return msgpack.encode(ProcessCounts(up, dict(self._restarts), dict(self.replacements), leader))
+        return msgpack.encode(ProcessCounts(up, dict(self._restarts), leader))
 
 
 def _start_error(child: Child) -> StartFailed:

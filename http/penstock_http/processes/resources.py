@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -34,8 +35,6 @@ class ProcessCounts(Struct, frozen=True):
     """Each process by number; False for one that is starting again, waits for that, or does not answer."""
     restarts: dict[str, int]
     """How many processes were started again, by reason: `crashed` or `frozen`."""
-    replacements: dict[str, int]
-    """How many times SIGHUP replaced all processes, by result: `completed` or `failed`."""
     leader: int
     """The process that runs what must not run twice; 0 while there is none."""
 
@@ -67,6 +66,11 @@ class ParentProcess(Protocol):
 
     def kill(self, number: int, reason: str) -> None:
         """Kill a process that does not do what it must, and start another one. `reason` is logged."""
+        ...
+
+    @property
+    def exclusive(self) -> asyncio.Lock:
+        """Held while a process starts, and during an exclusive question: a process that starts misses none."""
         ...
 
     @property

@@ -85,9 +85,9 @@ async def get_bulk(request: web.Request) -> web.StreamResponse:
         max_count = revision.flow.serving.max_count or state.settings.max_count
         count = negotiation.integer_parameter(request.query, "count", min(DEFAULT_COUNT, max_count), 1, max_count)
         options = BulkRequest.of(request, state, revision)
-        state.check_run_limits(revision)
-        state.check_services(revision)
-        return await respond(request, state, revision, generate(count, samples), options)
+        with state.admit(revision):
+            state.check_services(revision)
+            return await respond(request, state, revision, generate(count, samples), options)
 
 
 async def post_bulk(request: web.Request) -> web.StreamResponse:
@@ -101,18 +101,18 @@ async def post_bulk(request: web.Request) -> web.StreamResponse:
         negotiation.reject_unknown_parameters(request, "order")
         options = BulkRequest.of(request, state, revision)
         media_type, encoding = negotiation.body_type(request)
-        state.check_run_limits(revision)
-        state.check_services(revision)
-        if media_type == JSON:
-            with state.supervisor.reserve_slot():
-                await send_continue(request)
-                items = await read_array(request, encoding, options.max_body, options.stall_detector)
-            return await respond(request, state, revision, from_iterable(items, size=len), options)
-        body = RequestBody(request)
-        limit = revision.flow.serving.max_line or state.settings.max_line
-        source = ndjson(decompressed(body, encoding), limit=limit)
-        await send_continue(request)
-        return await respond(request, state, revision, source, options, body)
+        with state.admit(revision):
+            state.check_services(revision)
+            if media_type == JSON:
+                with state.supervisor.reserve_slot():
+                    await send_continue(request)
+                    items = await read_array(request, encoding, options.max_body, options.stall_detector)
+                return await respond(request, state, revision, from_iterable(items, size=len), options)
+            body = RequestBody(request)
+            limit = revision.flow.serving.max_line or state.settings.max_line
+            source = ndjson(decompressed(body, encoding), limit=limit)
+            await send_continue(request)
+            return await respond(request, state, revision, source, options, body)
 
 
 async def respond(

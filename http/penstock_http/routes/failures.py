@@ -22,6 +22,7 @@ from penstock_http.problems import RequestRejected
 from penstock_http.requests import negotiation
 from penstock_http.requests.auth import authorize
 from penstock_http.responses.chunks import stream_chunks
+from penstock_http.routes.all_processes import ALL_PROCESSES
 from penstock_http.state import STATE
 
 CSV = "text/csv"
@@ -47,7 +48,7 @@ async def list_failures(request: web.Request) -> web.StreamResponse:
     except ValueError:
         raise _not_found(run) from None
     query = DeadLetterQuery(run=run)
-    if not (await state.desk.page(query, limit=1)).letters and run not in state.supervisor.runs:
+    if not (await state.desk.page(query, limit=1)).letters and not await request.app[ALL_PROCESSES].has_open_run(run):
         raise _not_found(run)
     if media_type == NDJSON:
         return await stream_chunks(request, NDJSON, _lines(state.desk, query))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from penstock.graph import TEXT_FORMATS, FlowCounters, build_graph
-from penstock.runtime import FlowStatistics
+from penstock.graph import TEXT_FORMATS, build_graph
 from penstock_http.media import JSON
 from penstock_http.problems import RequestRejected
 from penstock_http.requests import negotiation
+from penstock_http.routes.all_processes import ALL_PROCESSES
 from penstock_http.state import STATE
 
 MEDIA_TYPES = {"mermaid": "text/plain", "dot": "text/vnd.graphviz", "json": JSON}
@@ -25,8 +25,8 @@ async def show_graph(request: web.Request) -> web.Response:
     state = request.app[STATE]
     flow = state.active_revision(request.match_info["name"]).flow
     format = format_of(request)
-    totals = state.supervisor.flow_statistics.get(flow.name) or FlowStatistics(flow.name)
-    text = TEXT_FORMATS[format](build_graph(flow, FlowCounters.of(totals)))
+    counters = await request.app[ALL_PROCESSES].graph_counters(flow.name)
+    text = TEXT_FORMATS[format](build_graph(flow, counters))
     charset = None if format == "json" else "utf-8"
     return web.Response(body=text.encode(), content_type=MEDIA_TYPES[format], charset=charset, headers=HEADERS)
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import NoReturn
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
-from penstock.runtime import Phase
+from penstock_http.aggregate.health import READY
 from penstock_http.media import json_response
 from penstock_http.requests.hosts import allowed_methods
-from penstock_http.state import STATE
-
-METRICS: web.AppKey[CollectorRegistry] = web.AppKey("metrics", CollectorRegistry)
+from penstock_http.routes.all_processes import ALL_PROCESSES
 
 
 async def live(request: web.Request) -> web.Response:
@@ -22,23 +18,19 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Respond with 200 if requests are accepted, 503 while shutting down or if a dead-letter store is unusable."""
-    supervisor = request.app[STATE].supervisor
-    if supervisor.phase is not Phase.SERVING:
-        return json_response({"status": supervisor.phase.value}, 503)
-    unusable = [name for name, usable in supervisor.stores.usable().items() if not usable]
-    if unusable:
-        return json_response({"status": "dead_letters_unusable", "stores": unusable}, 503)
-    return json_response({"status": "ready"})
+    """Respond with 200 if requests are accepted, 503 while shutting down or if a dead-letter store is unusable.
+
+    Shutting down begins with the first stop signal, before the drain delay. A process that only runs workers is not
+    ready either while they cannot work: see `AllProcesses`.
+    """
+    document = await request.app[ALL_PROCESSES].readiness()
+    return json_response(document, 200 if document["status"] == READY else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
     """Respond with the current values of all metrics."""
-    try:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-    except (TypeError, ValueError):  # Accept has an invalid version parameter
-        encode, content_type = choose_encoder("")
-    return web.Response(body=encode(request.app[METRICS]), headers={"Content-Type": content_type})
+    body, content_type = await request.app[ALL_PROCESSES].metrics(request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 async def reject_unknown_route(request: web.Request) -> NoReturn:

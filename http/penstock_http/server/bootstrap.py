@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.core.window import BYTES, ELEMENTS
+from penstock.deadletters import DeadLetterStore, MemoryStore
+from penstock.deadletters.stores import MEMORY, normalize_url
 from penstock.errors import FlowDefinitionError, PenstockError
 from penstock.flow.flow import Flow
 from penstock.flowfile.diagnostics import MAX_DIAGNOSTICS
@@ -24,9 +26,9 @@ from penstock.services import Service
 from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
 from penstock.sinks import check_sinks
+from penstock_http.deployments.everywhere import AnyReloader
 from penstock_http.deployments.file_watcher import WatchedFiles
 from penstock_http.deployments.loader import FlowLoader, scan
-from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.result import DeploymentResult
 from penstock_http.deployments.revision import FlowCandidate
 
@@ -50,7 +52,7 @@ def make_loader(settings: Settings, *, workers_only: bool = False) -> FlowLoader
     return FlowLoader(load, loads, to_flow)
 
 
-async def load_flows(reloader: Reloader, supervisor: Supervisor, paths: Sequence[Path]) -> None:
+async def load_flows(reloader: AnyReloader, supervisor: Supervisor, paths: Sequence[Path]) -> None:
     """Load and deploy all flows, or none. `paths` are the files and directories. Raises `ConfigurationError`."""
     results = await reloader.start()
     if not results or any(result.diagnostics for result in results):
@@ -139,7 +141,18 @@ def _apply_settings(flow: Flow[Any], settings: Settings, *, window: bool, dead_l
         flow = flow.window(settings.window, settings.window_bytes)
     if dead_letters:
         flow = flow.dead_letters(settings.dead_letters)
+    check_store(flow.store, settings)
     return flow if settings.workers else replace(flow, workers=())
+
+
+def check_store(store: str | DeadLetterStore | None, settings: Settings) -> None:
+    """Raise `FlowDefinitionError` for a store in memory if several processes serve: each would have its own letters."""
+    in_memory = normalize_url(store) == MEMORY if isinstance(store, str) else isinstance(store, MemoryStore)
+    if in_memory and settings.processes > 1:
+        raise FlowDefinitionError(
+            f"dead letters in memory: each of {settings.processes} processes would have its own; use sqlite:///FILE or "
+            "a server, or set --processes to 1"
+        )
 
 
 def _pricing(settings: Settings, client: HttpClient) -> Service:

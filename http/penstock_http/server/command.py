@@ -12,14 +12,16 @@ from functools import partial
 import click
 
 from penstock.cli.options import FILE, Command, print_error, usage_error
-from penstock.errors import PenstockError
+from penstock.errors import FlowDefinitionError, PenstockError
 from penstock.observe import configure_logging
 from penstock.settings import WORK_OPTIONS, SettingsError, load_settings, settings_options
 from penstock_http.processes.parent import StartFailed
-from penstock_http.server.bootstrap import ConfigurationError, python_flows
+from penstock_http.server.bootstrap import ConfigurationError, check_store, python_flows
+from penstock_http.server.init_process import become_init
 from penstock_http.server.lifecycle import serve as run_service
 from penstock_http.server.parent_main import run_parent
 from penstock_http.server.paths import parse_flows
+from penstock_http.server.tls import tls_of
 
 _READING = "Settings are read from the settings file, then from variables, then from options."
 _RELOADING = (
@@ -64,15 +66,23 @@ def _run(command: str, flows: tuple[str, ...], options: Mapping[str, str | None]
         raise usage_error("--watch needs at least one flow file or directory")
     try:
         settings = load_settings(options, os.environ)
+        tls = tls_of(settings)  # before flows are loaded and processes started
     except SettingsError as error:
         return print_error(command, error, 2)
+    become_init()
     workers_only = command == "work"
     if workers_only:  # a file of settings may be for `serve` as well, where 0 starts no workers
-        settings = replace(settings, workers=max(settings.workers, 1))
+        settings = replace(settings, workers=max(settings.workers, 1), drain_delay=0.0)
     if settings.processes > 1 and sys.platform == "win32":
         message = f"--processes: expected 1 on Windows, got {settings.processes}; several need Linux or macOS"
         return print_error(command, message, 2)
+    try:
+        check_store(settings.dead_letters, settings)
+    except FlowDefinitionError as error:
+        return print_error(command, error, 2)
     logs = configure_logging(settings.log_format, settings.log_level)
+    if tls is not None:
+        tls.warn()
     try:
         if settings.processes > 1:
             return asyncio.run(run_parent(settings, flows, watch=watch, workers_only=workers_only))

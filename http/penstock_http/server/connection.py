@@ -18,6 +18,8 @@ from penstock.core.fairness import LATE, SETTLE_SECONDS
 from penstock.observe import HttpCounters
 from penstock.settings import Settings
 from penstock_http.problems import ListenFailed, problem
+from penstock_http.server.tls import Tls
+from penstock_http.server.tls_transport import TlsTransport
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -116,6 +118,45 @@ class AcceptErrorHandler:
         if loop.time() >= self._next_warning:
             self._next_warning = loop.time() + 1
             log.warning("http.accept_failed", error=error.strerror, hint="raise the limit: ulimit -n")
+
+
+class ConnectionFactory:
+    """Makes the protocol of each accepted connection, in TLS if there is a certificate."""
+
+    def __init__(self, counters: HttpCounters, server: web.Server, settings: Settings, tls: Tls | None) -> None:
+        self._counters = counters
+        self._server = server
+        self._settings = settings
+        self._tls = tls
+        self._handshakes: set[TlsTransport] = set()
+
+    def __call__(self) -> asyncio.Protocol:
+        """Return the protocol of the next connection."""
+        connection = Connection(self._counters, self._server, self._settings)
+        if self._tls is None:
+            return connection
+        return TlsTransport(
+            connection,
+            self._tls.context,
+            timeout=self._settings.keep_alive,
+            handshakes=self._handshakes,
+            on_failure=self._reject_handshake,
+        )
+
+    @property
+    def handshakes(self) -> int:
+        """How many connections have not completed their handshake. aiohttp does not know of them."""
+        return len(self._handshakes)
+
+    def close_idle_handshakes(self, seconds: float = 0) -> None:
+        """Close connections that have not completed their handshake in so many seconds."""
+        for transport in self._handshakes:
+            if transport.age >= seconds:
+                transport.abort()  # it leaves the set later, when the connection is lost
+
+    def _reject_handshake(self, error: str) -> None:
+        self._counters.rejected["tls_handshake_failed"] += 1
+        log.info("http.rejected", reason="tls_handshake_failed", error=error)
 
 
 def connection_limits(settings: Settings) -> dict[str, Any]:

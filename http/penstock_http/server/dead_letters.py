@@ -32,6 +32,8 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 class DeadLetterWork:
     """Everything that happens to dead letters in the background.
 
+    Of several processes each works on jobs, and the one that leads does the rest.
+
     When the service stops, nothing new begins, and the supervisor drains the jobs: it closes the stores after their
     letters are settled.
     """
@@ -43,6 +45,9 @@ class DeadLetterWork:
         self._automatic = AutomaticRedriver(self._redriver, self._queues, lambda: self._registry.active)
         self._retention = Retention(self._kept)
         self._tasks: list[asyncio.Task[None]] = []
+        self._leader_tasks: list[asyncio.Task[None]] = []
+        """The tasks that only one process runs."""
+        registry.on_lead.append(self._lead)
         self.desk = LocalDesk(supervisor.stores.all, registry, self._redriver, supervisor)
         self.readings = DeadLetterReadings()
         self.readings.redriven = lambda: {
@@ -53,20 +58,29 @@ class DeadLetterWork:
 
     def start(self) -> None:
         """Start the work. The stores are open."""
-        self._begin("jobs", lambda: self._redriver.watch(self._queues))  # also those that a crash left behind
-        self._begin("automatic", self._automatic.run)
-        self._begin("retention", self._retention.run)
-        self._begin("metrics", lambda: self.readings.keep_fresh(self._queues))
+        self._tasks.append(_begin("jobs", lambda: self._redriver.watch(self._queues)))  # also those of a crash
+        if self._registry.leads:
+            self._begin_leading()
 
     async def stop(self) -> None:
         """End the work. The supervisor has drained the jobs."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end(self._leader_tasks)
+        await _end(self._tasks)
 
-    def _begin(self, name: str, work: Work) -> None:
-        loop = asyncio.get_running_loop()
-        self._tasks.append(loop.create_task(_keep_running(name, work), name=f"dead-letters:{name}"))
+    async def _lead(self, leads: bool) -> None:
+        """Begin or cease to do what only one process does."""
+        if not leads:
+            await _end(self._leader_tasks)
+            self.readings.forget()
+        elif self._tasks and not self._leader_tasks:
+            self._begin_leading()
+
+    def _begin_leading(self) -> None:
+        self._leader_tasks += [
+            _begin("automatic", self._automatic.run),
+            _begin("retention", self._retention.run),
+            _begin("metrics", lambda: self.readings.keep_fresh(self._queues)),
+        ]
 
     def _queues(self) -> Sequence[DeadLetterQueue]:
         """Return the stores to work on; none when the service stops."""
@@ -80,6 +94,17 @@ class DeadLetterWork:
     @property
     def _is_serving(self) -> bool:
         return self._supervisor.phase is Phase.SERVING
+
+
+def _begin(name: str, work: Work) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(_keep_running(name, work), name=f"dead-letters:{name}")
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    tasks.clear()
 
 
 async def _keep_running(name: str, work: Work) -> None:

@@ -14,17 +14,21 @@ from penstock.runtime import Phase, Supervisor
 from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
 from penstock_http.app import make_app, make_work_app
+from penstock_http.deployments.everywhere import reloader_of_all
 from penstock_http.deployments.file_watcher import WatchedFiles, watch_files
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import FlowCandidate
 from penstock_http.processes.member import LEAD
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
-from penstock_http.server.connection import AcceptErrorHandler, Connection
+from penstock_http.server.connection import AcceptErrorHandler, ConnectionFactory
 from penstock_http.server.dead_letters import DeadLetterWork
+from penstock_http.server.limits import log_shared, share_limits
 from penstock_http.server.membership import Alone, Membership
-from penstock_http.server.retirement import close_when_retiring, first_of, retire
+from penstock_http.server.retirement import close_when_leaving, first_of, retire, wait_for_drain_delay
+from penstock_http.server.sharing import make_stores
 from penstock_http.server.signals import install_signals, reload_on_signal, sighup_event
+from penstock_http.server.tls import tls_of
 from penstock_http.state import AppState
 
 CLOSE_TIMEOUT = 2.0
@@ -52,52 +56,72 @@ async def serve(
     """
     membership = membership or Alone()
     loop = asyncio.get_running_loop()
+    tls = tls_of(settings)
     sighup = sighup_event(loop)
-    supervisor = Supervisor(max_runs=settings.max_runs, separate_writer=True)
+    supervisor = Supervisor(max_runs=settings.max_runs, stores=make_stores(membership.descriptors))
+    sharing = share_limits(membership, supervisor)
     counters, reload_counters = HttpCounters(), ReloadCounters()
     client = HttpClient()
-    registry = FlowRegistry(supervisor, reload_counters, keep_open=settings.dead_letters)
+    process = membership.peers.number
+    registry = FlowRegistry(supervisor, reload_counters, keep_open=settings.dead_letters, process=process)
     if not static and not files.paths:
         static = (builtin_flow(settings, client),)
-    reloader = Reloader(registry, make_loader(settings, workers_only=workers_only), files, static)
+    here = Reloader(registry, make_loader(settings, workers_only=workers_only), files, static)
+    reloader = reloader_of_all(here, registry, membership.peers)
     await supervisor.stores.get(settings.dead_letters)
     sock = membership.listen(settings)
     await load_flows(reloader, supervisor, files.paths)
     work = DeadLetterWork(supervisor, registry)
-    sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs, work.readings)
-    state = AppState(settings, supervisor, registry, reloader, counters, work.desk, membership.peers)
+    sources = MetricSources(
+        supervisor,
+        counters,
+        version("penstock"),
+        reload_counters,
+        logs,
+        work.readings,
+        tls_expires=None if tls is None else tls.expires,
+    )
+    stop = asyncio.Event()
+    state = AppState(settings, supervisor, registry, reloader, counters, work.desk, membership.peers, stop)
     app = (make_work_app if workers_only else make_app)(state, PenstockCollector(sources))
-    close_when_retiring(app, membership)
+    close_when_leaving(app, stop, membership)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     server = runner.server
     assert server is not None
     loop.set_exception_handler(AcceptErrorHandler(counters))
-    listener = await membership.accept(
-        sock, lambda: Connection(counters, server, settings), lambda: len(server.connections)
-    )
-    stop = asyncio.Event()
-    install_signals(loop, supervisor, stop, settings)
-    tasks = [loop.create_task(reload_on_signal(sighup, reloader), name="reload:signal")] if membership.reloads else []
+    connections = ConnectionFactory(counters, server, settings, tls)
+    listener = await membership.accept(sock, connections, lambda: len(server.connections) + connections.handshakes)
+    skip_delay = asyncio.Event()
+    install_signals(loop, supervisor, stop, skip_delay, settings)
+    tasks: list[asyncio.Task[None]] = []
+    if membership.reloads:
+        tasks.append(loop.create_task(reload_on_signal(sighup, reloader, tls), name="reload:signal"))
     if watch:
         tasks.append(loop.create_task(watch_files(reloader), name="reload:watch"))
+    log_shared(membership, supervisor, registry)
     membership.peers.on(LEAD, lambda payload: _lead(registry, payload))
     work.start()
     tune_gc()
     await membership.ready(settings, sock)
     await first_of(stop, membership.retiring)
+    if stop.is_set():
+        await wait_for_drain_delay(settings.drain_delay, skip_delay)
     await listener.close(drain=stop.is_set())  # otherwise the other processes accept what waits
     membership.left()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     if not stop.is_set():
-        await retire(server, registry, stop, settings.reload_timeout)
+        await retire(server, connections, registry, stop, settings.reload_timeout)
     state.streams.stopping.set()
     await registry.aclose()
     report = await supervisor.shut_down(settings.grace_period)
     await work.stop()
     await close_connections(runner, supervisor)
+    connections.close_idle_handshakes()
+    if sharing is not None:
+        sharing.cancel()
     await client.aclose()
     await membership.stopped(report)
     return 1 if report.forced else 0

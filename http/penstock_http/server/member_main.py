@@ -16,12 +16,14 @@ from msgspec import msgpack
 
 from penstock.errors import PenstockError
 from penstock.observe import configure_logging
+from penstock.settings import SettingsError
 from penstock_http.processes.member import FAILED, Member
 from penstock_http.processes.messages import Failed, Question, Start, encode_frame, read_start
 from penstock_http.server.bootstrap import ConfigurationError, python_flows
 from penstock_http.server.lifecycle import serve
 from penstock_http.server.membership import OneOfSeveral
 from penstock_http.server.paths import parse_flows
+from penstock_http.server.sharing import use_shared_files
 
 
 def main() -> int:
@@ -35,7 +37,7 @@ def main() -> int:
         try:
             return _run(start, connection)
         except PenstockError as error:
-            code = 2 if isinstance(error, ConfigurationError) else 1
+            code = 2 if isinstance(error, (ConfigurationError, SettingsError)) else 1
             connection.setblocking(True)
             failed = msgpack.encode(Failed(code, str(error)))
             with suppress(OSError):  # the parent is gone
@@ -57,6 +59,7 @@ def _restore(start: Start, connection: socket.socket) -> None:
 def _run(start: Start, connection: socket.socket) -> int:
     settings = start.settings
     logs = configure_logging(settings.log_format, settings.log_level, process=start.number)
+    use_shared_files(start.descriptors)
     modules, files = parse_flows(start.flows)
     static = python_flows(modules, files, settings, workers_only=start.workers_only)
     listener = socket.socket(fileno=start.listener)

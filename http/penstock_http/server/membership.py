@@ -154,7 +154,7 @@ def log_listening(settings: Settings, sock: socket.socket, **more: object) -> No
     """Log where the service listens."""
     log.info(
         "http.listening",
-        url=_url(sock),
+        url=_url(sock, "https" if settings.tls_cert else "http"),
         pid=os.getpid(),
         dead_letters=hide_password(settings.dead_letters),
         version=version("penstock"),
@@ -162,6 +162,6 @@ def log_listening(settings: Settings, sock: socket.socket, **more: object) -> No
     )
 
 
-def _url(sock: socket.socket) -> str:
+def _url(sock: socket.socket, scheme: str) -> str:
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -17,10 +17,12 @@ from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
 from penstock_http.processes.child import Child, State
 from penstock_http.processes.connection_counts import SharedConnectionCounts
+from penstock_http.processes.deployments import Deployments
 from penstock_http.processes.messages import Start
-from penstock_http.processes.parent import Parent
+from penstock_http.processes.parent import Parent, StartFailed
 from penstock_http.server.connection import listen
 from penstock_http.server.membership import log_listening
+from penstock_http.server.sharing import share_writers_and_files
 from penstock_http.server.signals import sighup_event
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -63,9 +65,13 @@ def add_parts(parent: Parent, settings: Settings) -> list[Callable[[], Awaitable
 
     Returns what closes them, to be awaited when all processes have exited.
     """
+    from penstock_http.processes.shared_limits import LimitsResource  # not for Windows
+
     counts = SharedConnectionCounts()
     parent.share(counts)
-    return [counts.aclose]
+    parent.share(LimitsResource(settings.processes))
+    Deployments(parent, settings.processes)
+    return [counts.aclose, *share_writers_and_files(parent)]
 
 
 async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
@@ -74,15 +80,16 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
         await sighup.wait()
         sighup.clear()
         log.info("reload.started", cause="signal", processes=parent.count)
-        result = "completed"
-        for number in parent.running:
-            child = parent.children[number]
-            if child.state is State.SERVING and not await parent.replace(child):
-                result = "failed"
-                break
-        parent.replacements[result] += 1
-        if not parent.stopping.is_set():
-            (log.info if result == "completed" else log.error)(f"reload.{result}", cause="signal")
+        try:
+            for number in parent.running:
+                child = parent.children[number]
+                if child.state is State.SERVING:
+                    await parent.replace(child)
+        except StartFailed as error:
+            if not parent.stopping.is_set():
+                log.error("reload.failed", cause="signal", error=str(error))
+        else:
+            log.info("reload.completed", cause="signal", processes=parent.count)
 
 
 class Stop:
@@ -95,7 +102,7 @@ class Stop:
         self._signals = 0
         self._told: list[Child] = []
         """The processes that served when the first signal came."""
-        seconds = settings.grace_period + settings.exit_timeout + HARD_STOP_SECONDS
+        seconds = settings.drain_delay + settings.grace_period + settings.exit_timeout + HARD_STOP_SECONDS
         self._deadline = seconds
         self._hard_stop = HardStop(self._kill_all, seconds=seconds + HARD_STOP_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,14 +1,15 @@
-"""Finish what is open in a process that another one replaces. Nothing is refused or cut."""
+"""Leave the service: have clients move to other processes, and finish what is open. Nothing is refused or cut."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 from aiohttp import hdrs, web
 
 from penstock_http.deployments.registry import FlowRegistry
-from penstock_http.server.connection import Connection
+from penstock_http.server.connection import Connection, ConnectionFactory
 from penstock_http.server.membership import Membership
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -24,16 +25,30 @@ CHECK_SECONDS = 0.05
 """Seconds between two checks of the connections: aiohttp does not report when the last one is closed."""
 
 
-def close_when_retiring(app: web.Application, membership: Membership) -> None:
-    """Have each response tell its client that the connection closes, once another process replaces this one."""
+def close_when_leaving(app: web.Application, stop: asyncio.Event, membership: Membership) -> None:
+    """Have each response tell its client that the connection closes, once this process stops or is replaced.
+
+    The client, or its load balancer, makes its next connection to another process.
+    """
 
     async def close(request: web.Request, response: web.StreamResponse) -> None:
-        if membership.retiring.is_set():
+        if stop.is_set() or membership.retiring.is_set():
             response.force_close()
             response.headers[hdrs.CONNECTION] = "close"
 
-    if membership.peers.count > 1:
-        app.on_response_prepare.append(close)
+    app.on_response_prepare.append(close)
+
+
+async def wait_for_drain_delay(seconds: float, skip: asyncio.Event) -> None:
+    """Go on serving for some seconds after the first stop signal, or until the second one sets `skip`.
+
+    `/health/ready` responds with 503, so that load balancers send requests elsewhere before connections are refused.
+    """
+    if seconds:
+        log.info("shutdown.delayed", seconds=seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await skip.wait()
 
 
 async def first_of(*events: asyncio.Event) -> None:
@@ -46,14 +61,17 @@ async def first_of(*events: asyncio.Event) -> None:
             wait.cancel()
 
 
-async def retire(server: web.Server, registry: FlowRegistry, stop: asyncio.Event, timeout: float) -> None:
+async def retire(
+    server: web.Server, factory: ConnectionFactory, registry: FlowRegistry, stop: asyncio.Event, timeout: float
+) -> None:
     """Stop the workers, and wait until no connection is open, for a signal, or for `timeout` seconds.
 
     Counts checks instead of reading the clock, so that a pause of the process takes no time from the clients.
     """
     stopping = asyncio.ensure_future(registry.stop_workers())
     checks = round(timeout / CHECK_SECONDS)
-    while checks > 0 and not stop.is_set() and (server.connections or not stopping.done()):
+    while checks > 0 and not stop.is_set() and (server.connections or factory.handshakes or not stopping.done()):
+        factory.close_idle_handshakes(IDLE_SECONDS)
         for connection in server.connections:
             if isinstance(connection, Connection):
                 connection.close_if_idle(IDLE_SECONDS)

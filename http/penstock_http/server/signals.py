@@ -10,7 +10,8 @@ import structlog
 from penstock.runtime import Event, Phase, Supervisor
 from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
-from penstock_http.deployments.reload import Reloader
+from penstock_http.deployments.file_watcher import FlowReloader
+from penstock_http.server.tls import Tls
 
 SIGNAL_RETRY_SECONDS = 0.01
 """Seconds until a signal is handled again that arrived before the shutdown of the previous one began."""
@@ -19,16 +20,26 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def install_signals(
-    loop: asyncio.AbstractEventLoop, supervisor: Supervisor, stop: asyncio.Event, settings: Settings
+    loop: asyncio.AbstractEventLoop,
+    supervisor: Supervisor,
+    stop: asyncio.Event,
+    skip_delay: asyncio.Event,
+    settings: Settings,
 ) -> None:
-    """Make the first SIGTERM or SIGINT drain, the second abort, and the third exit. Timeouts have the same effects."""
+    """Make the first SIGTERM or SIGINT drain, the second abort, and the third exit. Timeouts have the same effects.
+
+    With a drain delay, the first one begins the delay, and the second one ends it and drains.
+    """
     hard_stop = HardStop(
-        lambda event: log.error(event, runs=len(supervisor.runs)), seconds=settings.grace_period + settings.exit_timeout
+        lambda event: log.error(event, runs=len(supervisor.runs)),
+        seconds=settings.drain_delay + settings.grace_period + settings.exit_timeout,
     )
 
     def on_signal() -> None:
         if not stop.is_set():
             stop.set()
+        elif settings.drain_delay and supervisor.phase is Phase.SERVING and not skip_delay.is_set():
+            skip_delay.set()
         elif supervisor.phase is Phase.SERVING:  # the shutdown that an earlier signal requested has not begun
             loop.call_later(SIGNAL_RETRY_SECONDS, on_signal)
         else:
@@ -57,10 +68,15 @@ def sighup_event(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     return event
 
 
-async def reload_on_signal(sighup: asyncio.Event, reloader: Reloader) -> None:
-    """Reload all flows after each SIGHUP, until cancelled. Several signals during a reload cause one more."""
+async def reload_on_signal(sighup: asyncio.Event, reloader: FlowReloader, tls: Tls | None) -> None:
+    """Reload the certificate and all flows after each SIGHUP, until cancelled.
+
+    Several signals during a reload cause one more.
+    """
     running = True
     while running:
         await sighup.wait()
         sighup.clear()
+        if tls is not None:
+            await tls.reload()
         running = await reloader.try_reload("signal")

@@ -93,6 +93,8 @@ class GroupCommitter(Generic[Batch]):
         self._concerns_store = concerns_store
         self._pending: deque[PendingAdd[Batch]] = deque()
         self._refresh = False
+        self._checks: list[asyncio.Future[None]] = []
+        """Callers that wait for the result of the next check."""
         self.problem: Problem | None = None
         """Why the last group or check failed."""
         self._busy = False
@@ -121,8 +123,20 @@ class GroupCommitter(Generic[Batch]):
         except Exception as error:
             done.set_exception(self._to_store_error(error))
         else:
-            self._pending.append(PendingAdd(batch, count, done))
-            self._start_next()
+            self._add(PendingAdd(batch, count, done))
+        return done
+
+    def add_serialized(self, batch: Batch, count: int) -> asyncio.Future[None]:
+        """Store letters that were serialized before, all or none."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._add(PendingAdd(batch, count, done))
+        return done
+
+    def check(self) -> asyncio.Future[None]:
+        """Check the store before the next group. Raises why letters cannot be stored now."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._checks.append(done)
+        self._start_next()
         return done
 
     def refresh_counts(self) -> None:
@@ -147,21 +161,29 @@ class GroupCommitter(Generic[Batch]):
             self._backend.kill()
             raise
         finally:
-            for pending in self._pending:  # calls of which no group was started
-                pending.done.cancel()
+            for done in (*(pending.done for pending in self._pending), *self._checks):  # nothing was started for them
+                done.cancel()
 
     def close_detached(self) -> None:
         """Close the database without waiting, because the event loop of all callers was closed."""
         self._open = False
         self._backend.close_detached()
 
+    def _add(self, pending: PendingAdd[Batch]) -> None:
+        self._pending.append(pending)
+        self._start_next()
+
     def _start_next(self) -> None:
         if self._busy or not self._open:
             return
-        if not self._pending and not self._refresh:
+        if not self._pending and not self._refresh and not self._checks:
             self._idle.set()
             return
         self._busy = True
+        if self._checks:
+            checks, self._checks, self._refresh = self._checks, [], False
+            self._backend.submit([], refresh=True, on_done=lambda outcome: self._end_checks(checks, outcome))
+            return
         refresh, self._refresh = self._refresh, False
         group = self._next_group()
         self._backend.submit(
@@ -188,6 +210,17 @@ class GroupCommitter(Generic[Batch]):
             else:
                 pending.done.set_exception(self._to_store_error(error))
         self._start_next()
+
+    def _end_checks(self, checks: list[asyncio.Future[None]], outcome: list[Exception | None] | Exception) -> None:
+        error = outcome if isinstance(outcome, Exception) else outcome[0]
+        for done in checks:
+            if done.done():
+                continue
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(self._to_store_error(error))
+        self._end([], outcome)
 
     def _note_problem(self, errors: Sequence[Exception | None]) -> None:
         """Remember whether the store works, and log when that changes."""

@@ -16,6 +16,7 @@ from penstock.deadletters.sql.sql_queue import SqlQueue
 from penstock.deadletters.sqlite.errors import to_store_error
 from penstock.deadletters.sqlite.existing import ensure_readable
 from penstock.deadletters.sqlite.group_commit import GroupCommitter
+from penstock.deadletters.sqlite.shared_writer import SharedWriter
 from penstock.deadletters.sqlite.writer import WriterConfig, WriterStatistics
 from penstock.deadletters.sqlite.writer_process import WriterProcess
 from penstock.deadletters.sqlite.writer_thread import WriterThread
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MakeWriter = Callable[[WriterConfig, WriterStatistics], WriterThread | WriterProcess | SharedWriter]
+"""Creates what writes the letters of one store; the counters continue from those that are given."""
+
 
 class SqliteStore(SqlQueue):
     """Stores letters in the file that `sqlite:///FILE` names; an absolute path begins with four slashes.
@@ -47,6 +51,7 @@ class SqliteStore(SqlQueue):
 
     With `separate_writer=True`, a subprocess writes the letters, starting with the first one: beside a busy event loop,
     a thread waits for the interpreter longer than it writes. On Windows, a thread writes them all the same.
+    `make_writer` replaces both: the processes of one service share a writer (`SharedWriters`).
 
     Leases follow the clock of this machine, as files are used by processes of one machine. If the clock is set forward,
     leases end early, and letters in work may be redriven twice; if it is set back, they end late.
@@ -68,6 +73,7 @@ class SqliteStore(SqlQueue):
         display_url: str | None = None,
         separate_writer: bool = False,
         read_only: bool = False,
+        make_writer: MakeWriter | None = None,
     ) -> None:
         validate_file_url(url, url)
         self._read_only = read_only
@@ -79,11 +85,18 @@ class SqliteStore(SqlQueue):
         self._file = self._path.absolute()  # the writer may be restarted in another working directory
         self._config = WriterConfig(os.fsencode(self._file), sanitize(self.url), create, busy_seconds)
         self.timeout = self._config.timeout
-        self._separate_writer = separate_writer and os.name == "posix"
+        own_writer: MakeWriter = WriterProcess if separate_writer and os.name == "posix" else WriterThread
+        self._make_writer = make_writer or own_writer
         self._home: asyncio.AbstractEventLoop | None = None
         """The event loop that opened or closed the store last."""
         self.copies: tuple[str, ...] = ()
         self._reset(WriterStatistics())
+
+    def write_with(self, make_writer: MakeWriter) -> None:
+        """Have another writer store the letters from the next `open` on. Does nothing while the store is open."""
+        if self._loop is None:
+            self._make_writer = make_writer
+            self._reset(self._committer.statistics)
 
     async def open(self) -> None:
         """Connect, create or migrate the schema, and count the letters.
@@ -138,8 +151,7 @@ class SqliteStore(SqlQueue):
 
     def _reset(self, statistics: WriterStatistics) -> None:
         """Create everything that belongs to one event loop."""
-        backend = WriterProcess if self._separate_writer else WriterThread
-        self._backend = backend(self._config, statistics)
+        self._backend = self._make_writer(self._config, statistics)
         self._committer = GroupCommitter[Any](self._backend, self._to_store_error)
         self._reads: QueryThread | None = None
         self._writes: QueryThread | None = None

@@ -28,6 +28,8 @@ from penstock.errors import (
     StoreReplaced,
     StoreTooNew,
     StoreTruncated,
+    WriterCrashed,
+    WriterStartFailed,
     describe,
 )
 
@@ -81,6 +83,8 @@ _ERRORS: dict[str, Callable[..., Exception]] = {
         StoreReplaced,
         StoreTooNew,
         StoreTruncated,
+        WriterCrashed,
+        WriterStartFailed,
         sqlite3.OperationalError,
         sqlite3.IntegrityError,
         sqlite3.DataError,
@@ -136,7 +140,7 @@ def read_frame(stream: BinaryIO) -> bytes:
 def serialize_error(error: Exception) -> ErrorMessage:
     """Convert an error to a message."""
     kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
-    has_arguments = isinstance(error, (StoreMissing, StoreFileReplaced, StoreTooNew, StoreTruncated))
+    has_arguments = isinstance(error, StoreError) and kind != Exception.__name__
     text = getattr(error, "strerror", None) or describe(error)
     return ErrorMessage(kind, text, vars(error) if has_arguments else {}, getattr(error, "sqlite_errorname", ""))
 

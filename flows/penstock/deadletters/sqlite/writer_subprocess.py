@@ -14,16 +14,10 @@ from pathlib import Path
 from typing import cast
 
 from penstock.core.fairness import Deadline
-from penstock.deadletters.sqlite.writer_main import split_frames
+from penstock.deadletters.sqlite.frame_socket import FrameSocket, connected_sockets
 
 KILL_SECONDS = 1.0
 """Timeout for the exit of a killed process that no event loop waits for."""
-
-SEND_BUFFER = 1 << 20
-"""Bytes that the socket buffers in each direction, so that it takes a whole group at once."""
-
-RECEIVE_BYTES = 1 << 16
-"""Bytes read at a time. Replies are short, and allocating a megabyte took a third of the time of reading one."""
 
 ROOT = str(Path(__file__).parents[3])
 """The folder that contains the package `penstock`."""
@@ -43,8 +37,6 @@ class WriterSubprocess:
     Calls `on_message` with each message, which returns whether another one is due; `on_disconnect` after the last one;
     and `on_end` with the exit code, or with the error that prevented the start. Kills the process when a message has
     been due for `timeout` seconds.
-
-    The event loop reads the socket without a transport, because a transport cannot be closed after its event loop.
     """
 
     def __init__(
@@ -61,8 +53,6 @@ class WriterSubprocess:
         self._on_message = on_message
         self._on_disconnect = on_disconnect
         self._on_end = on_end
-        self._received = bytearray()
-        self._unsent = memoryview(b"")
         self._loop = asyncio.get_running_loop()
         self._deadline: Deadline | None = None
         self._transport: asyncio.SubprocessTransport | None = None
@@ -70,20 +60,16 @@ class WriterSubprocess:
         """Ends a process whose store was forgotten without closing it; asyncio would warn of that and leave it."""
         self._outcome: int | Exception | None = None
         self._ended = asyncio.Event()
-        self._socket, theirs = socket.socketpair()
-        for end in (self._socket, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        self._socket.setblocking(False)
-        self._loop.add_reader(self._socket, self._read)
+        self._socket, theirs = connected_sockets()
+        self._frames = FrameSocket(self._socket, on_message=self._receive, on_disconnect=self._disconnected)
         self._starting = self._loop.create_task(self._start(url, theirs), name="start of the dead-letter writer")
         self._starting.add_done_callback(lambda _: self._close_theirs(theirs))
 
     def send(self, data: bytes) -> None:
         """Send a message, unless the process has ended. It has replied to all earlier ones."""
-        if self._socket.fileno() >= 0:
-            self._unsent = memoryview(data)
+        if self._frames.is_open:
             self._expect_message(due=True)
-            self._write()
+            self._frames.send(data)
 
     async def aclose(self, timeout: float) -> None:
         """Close the connection and wait until the process has exited. Kills it after a timeout."""
@@ -112,8 +98,7 @@ class WriterSubprocess:
 
     def poll(self) -> None:
         """Notice now if the process has disconnected."""
-        if self._socket.fileno() >= 0:
-            self._read()
+        self._frames.poll()
 
     def on_started(self, transport: asyncio.SubprocessTransport) -> None:
         """Keep the transport, which is there to kill the process."""
@@ -155,37 +140,14 @@ class WriterSubprocess:
             self._outcome = cast("Exception | None", self._starting.exception())
         self._end_if_complete()
 
-    def _write(self) -> None:
-        try:
-            self._unsent = self._unsent[self._socket.send(self._unsent) :]
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError:
-            self._unsent = memoryview(b"")  # the process has ended, which reading notices
-        if self._unsent:
-            self._loop.add_writer(self._socket, self._write)
-        else:
-            self._loop.remove_writer(self._socket)
+    def _receive(self, message: bytes) -> None:
+        self._expect_message(due=False)  # handling this message may send the next one
+        if self._on_message(message):
+            self._expect_message(due=True)
 
-    def _read(self) -> None:
-        try:
-            data = self._socket.recv(RECEIVE_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
-            self._socket.close()
-            self._on_disconnect(self)
-            self._end_if_complete()
-            return
-        self._received += data
-        for message in split_frames(self._received):
-            self._expect_message(due=False)  # handling this message may send the next one
-            if self._on_message(message):
-                self._expect_message(due=True)
+    def _disconnected(self) -> None:
+        self._on_disconnect(self)
+        self._end_if_complete()
 
     def _expect_message(self, *, due: bool) -> None:
         if self._deadline is not None:
@@ -197,7 +159,7 @@ class WriterSubprocess:
         self.kill()
 
     def _end_if_complete(self) -> None:
-        if self._outcome is None or self._socket.fileno() >= 0:
+        if self._outcome is None or self._frames.is_open:
             return
         self._expect_message(due=False)
         self._ended.set()

@@ -1,0 +1,1 @@
+"""Merge what the processes of a service report into one response. Pure functions, without I/O."""

@@ -1,0 +1,252 @@
+"""Deployments to all processes of a service: the messages, and the side of the parent.
+
+The parent keeps what a process that starts needs in order to serve what the others serve: the texts of uploaded flows,
+and the numbers of the active revisions. One deployment is made at a time, and none while a process starts. First all
+processes validate an uploaded flow. Then one of them deploys, and after that the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import structlog
+from msgspec import Struct, msgpack, structs
+
+from penstock_http.processes.peers import NoAnswer
+from penstock_http.processes.resources import ParentProcess
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+JOIN = "deployments-join"
+"""The topic of the parent for a process that starts: returns `Joined`."""
+
+UPLOAD = "deployments-upload"
+"""The topic of the parent that returns the `Upload` of a flow."""
+
+LOADED = "deployments-loaded"
+"""The topic of the parent for the revisions with which a process has started."""
+
+EVERYWHERE = "deployments"
+"""The topic of the parent that deploys in all processes: takes a `Command`, returns a `Reply`."""
+
+HERE = "deployment"
+"""The topic of a process that deploys in this process: takes a `Command`, returns a `Reply`."""
+
+HERE_SECONDS = 90.0
+"""Timeout of a deployment in one process. Loading has 60 seconds."""
+
+EVERYWHERE_SECONDS = 600.0
+"""Timeout of a deployment in all processes, with the wait for others and for processes that start."""
+
+ATTEMPTS = 3
+"""Attempts to deploy in a process that rejects what another one has accepted, for example because its store is away."""
+
+UPLOADED = "PUT"
+"""The source of an uploaded flow."""
+
+
+class ActiveRevision(Struct, frozen=True):
+    """The active revision of a flow."""
+
+    number: int
+    digest: str
+    source: str
+    """The file or Python name of the flow, or `PUT` if it was uploaded."""
+
+
+Revisions = Mapping[str, ActiveRevision]
+"""The active revisions of a process, by flow."""
+
+
+class Upload(Struct, frozen=True):
+    """An uploaded flow."""
+
+    text: str
+    format: str
+    replaces_file: bool
+    """Whether a flow of a file or of Python has the same name. SIGHUP loads that one again."""
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """What to deploy: an uploaded flow (`put`), nothing any more (`delete`), or all files again (`reload`)."""
+
+    kind: Literal["put", "delete", "reload"]
+    name: str = ""
+    text: str = ""
+    format: str = ""
+    dry_run: bool = False
+    cause: str = ""
+    version: int = 0
+    """The number of this deployment; in a question of a process, that of the last one that it made."""
+    known: dict[str, ActiveRevision] = {}
+    """The active revisions: a flow with the same digest gets the same number in all processes."""
+    removed: int = 0
+    """The highest number of the revisions of deleted flows."""
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """What a deployment did in a process."""
+
+    accepted: bool
+    revisions: dict[str, ActiveRevision] = {}
+    """All active revisions of the process."""
+    results: bytes = b""
+    """The results of the flows, for the process that asked."""
+    rejection: bytes = b""
+    """Why the request was rejected, if it was, for the process that asked."""
+    leaves: bool = False
+    """Whether nothing was deployed because the process shuts down."""
+    version: int | None = None
+    """The last deployment, if nothing was reloaded because the process that asked had not made it."""
+
+
+class Joined(Struct, frozen=True, kw_only=True):
+    """What a process needs in order to serve what the others serve."""
+
+    version: int
+    known: dict[str, ActiveRevision]
+    removed: int
+    uploads: list[str]
+
+
+class Deployments:
+    """Makes deployments in all processes, of which there are `count`."""
+
+    def __init__(self, parent: ParentProcess, count: int, *, retry_seconds: float = 1.0) -> None:
+        self._parent = parent
+        self._count = count
+        self._retry_seconds = retry_seconds
+        self._version = 0
+        self._revisions: dict[str, ActiveRevision] = {}
+        self._uploads: dict[str, Upload] = {}
+        self._removed = 0
+        parent.on(JOIN, self._join)
+        parent.on(UPLOAD, self._upload)
+        parent.on(LOADED, self._loaded)
+        parent.on(EVERYWHERE, self._everywhere)
+
+    async def _join(self, _number: int, _payload: bytes) -> bytes:
+        """Return what a process that starts is to serve beside its files."""
+        # All others serve: this one is to replace one of them after SIGHUP, which loads the files again.
+        is_reload = len(self._parent.running) >= self._count
+        uploads = [name for name, upload in self._uploads.items() if not (is_reload and upload.replaces_file)]
+        return msgpack.encode(
+            Joined(version=self._version, known=self._revisions, removed=self._removed, uploads=uploads)
+        )
+
+    async def _upload(self, _number: int, payload: bytes) -> bytes:
+        return msgpack.encode(self._uploads[payload.decode()])
+
+    async def _loaded(self, _number: int, payload: bytes) -> bytes:
+        """Take note of what a process has loaded. What is newer than what the others serve has a higher number."""
+        for name, revision in msgpack.decode(payload, type=dict[str, ActiveRevision]).items():
+            known = self._revisions.get(name)
+            if known is None or revision.number >= known.number:
+                self._revisions[name] = revision
+                if revision.source != UPLOADED:
+                    self._uploads.pop(name, None)
+        return b""
+
+    async def _everywhere(self, number: int, payload: bytes) -> bytes:
+        command = msgpack.decode(payload, type=Command)
+        async with self._parent.exclusive:
+            return msgpack.encode(await self._deploy(number, command))
+
+    async def _deploy(self, asker: int, command: Command) -> Reply:
+        """Deploy in all processes. Raises `NoAnswer` if none deploys."""
+        if command.kind == "reload" and command.version != self._version:
+            # Files were loaded since the process saw that they changed. It checks them again.
+            return Reply(accepted=True, version=self._version)
+        command = structs.replace(command, version=self._version + 1)
+        running = self._parent.running
+        if not running:
+            raise NoAnswer("deployments: no process serves")
+        first = asker if asker in running else running[0]
+        others = [number for number in running if number != first]
+        if command.kind == "put" and (rejected := await self._validate(first, others, command)) is not None:
+            return rejected
+        reply = await self._tell(first, command)
+        if reply is None:
+            raise NoAnswer(f"deployments: process {first} has not deployed")
+        if reply.accepted:
+            self._record(command, reply)
+            await self._deploy_in(others, command)
+        return reply
+
+    async def _validate(self, first: int, others: Sequence[int], command: Command) -> Reply | None:
+        """Validate an uploaded flow in all processes. Returns None if it is to be deployed.
+
+        A flow that the first process rejects is to be deployed there, which records that it is invalid.
+        """
+        check = structs.replace(command, dry_run=True)
+        own, *replies = await asyncio.gather(*(self._tell(number, check) for number in (first, *others)))
+        if own is None:
+            raise NoAnswer(f"deployments: process {first} does not answer")
+        rejected = next((reply for reply in replies if reply is not None and not reply.accepted), None)
+        if command.dry_run:
+            return rejected or own
+        return rejected if own.accepted else None
+
+    async def _deploy_in(self, others: Sequence[int], command: Command) -> None:
+        """Deploy in the other processes. One that fails is replaced, and then serves the same."""
+        replies = await asyncio.gather(*(self._persist(number, command) for number in others))
+        for number, reply in zip(others, replies, strict=True):
+            if number not in self._parent.running or (reply is not None and reply.leaves):
+                continue
+            if reply is None:
+                self._parent.kill(number, f"it did not answer the deployment of {command.name or 'all files'}")
+            elif self._differs(command, reply):
+                self._parent.kill(number, f"it rejected the deployment of {command.name}, which others accepted")
+            elif command.kind == "reload":
+                self._keep_numbers(reply.revisions)
+
+    async def _persist(self, number: int, command: Command) -> Reply | None:
+        """Deploy in one process, and try again if it rejects what the first one has accepted."""
+        reply = await self._tell(number, command)
+        for _ in range(ATTEMPTS - 1):
+            if reply is None or reply.leaves or not self._differs(command, reply):
+                break
+            await asyncio.sleep(self._retry_seconds)
+            reply = await self._tell(number, command)
+        return reply
+
+    def _differs(self, command: Command, reply: Reply) -> bool:
+        """Whether a process serves something else than the first one under the name of a command."""
+        served, expected = reply.revisions.get(command.name), self._revisions.get(command.name)
+        return (served and served.digest) != (expected and expected.digest)
+
+    def _record(self, command: Command, reply: Reply) -> None:
+        """Take note of what the first process serves now."""
+        name = command.name
+        before, now = self._revisions.get(name), reply.revisions.get(name)
+        if command.kind == "put" and now is not None and now.source == UPLOADED:
+            previous = self._uploads.get(name)
+            over_file = previous.replaces_file if previous else before is not None and before.source != UPLOADED
+            self._uploads[name] = Upload(command.text, command.format, over_file)
+        gone = [revision.number for flow, revision in self._revisions.items() if flow not in reply.revisions]
+        self._removed = max(self._removed, *gone, 0)
+        self._revisions = dict(reply.revisions)
+        self._uploads = {
+            flow: upload
+            for flow, upload in self._uploads.items()
+            if (active := self._revisions.get(flow)) is not None and active.source == UPLOADED
+        }
+        self._version = command.version
+
+    def _keep_numbers(self, revisions: Revisions) -> None:
+        """Take note of files that a process has read after they changed once more."""
+        for flow, revision in revisions.items():
+            if flow in self._revisions and revision.number > self._revisions[flow].number:
+                self._revisions[flow] = revision
+
+    async def _tell(self, number: int, command: Command) -> Reply | None:
+        """Deploy in one process. Returns None if it does not answer."""
+        sent = structs.replace(command, known=self._revisions, removed=self._removed)
+        try:
+            answer = await self._parent.tell(number, HERE, msgpack.encode(sent), timeout=HERE_SECONDS)
+        except NoAnswer as error:
+            log.warning("deployment.unanswered", number=number, flow=command.name, error=str(error))
+            return None
+        return msgpack.decode(answer, type=Reply)
