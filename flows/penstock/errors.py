@@ -105,6 +105,10 @@ class BrokerError(RunError):
         self.reason = reason
 
 
+class BrokerUnreachable(BrokerError):
+    """A message broker cannot be reached."""
+
+
 class QueryFailed(RunError):
     """A query of a source failed. The rows before were emitted."""
 
@@ -424,11 +428,16 @@ class ServiceUnavailable(ElementError):
 
 
 class SinkUnavailable(ElementError):
-    """A sink could not be opened. Later values try again."""
+    """A sink could not be opened, or its server was down for so long that a value stopped waiting for it.
 
-    def __init__(self, sink: str, cause: Exception) -> None:
-        super().__init__(f"{sink} could not be opened: {describe(cause)}")
+    `waited` is how long the value has waited, in seconds; None if it has not. Later values try again.
+    """
+
+    def __init__(self, sink: str, cause: Exception, waited: float | None = None) -> None:
+        problem = "could not be opened" if waited is None else f"is down; the value has waited for {waited:g} s"
+        super().__init__(f"{sink} {problem}: {describe(cause)}")
         self.sink = sink
+        self.waited = waited
         self.__cause__ = cause
 
 
@@ -439,6 +448,14 @@ class SinkWriteFailed(PenstockError):
         super().__init__(f"{sink} cannot be written to: {reason}")
         self.sink = sink
         self.reason = reason
+
+
+class SinkUnreachable(SinkWriteFailed):
+    """The server of a sink cannot be reached, or cannot work now. No value is at fault.
+
+    A sink raises it, or returns it for the values that were not written or may be written again. They wait in the step
+    `to`, and are written again.
+    """
 
 
 class RowRejected(ElementError):

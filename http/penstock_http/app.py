@@ -57,19 +57,19 @@ def make_app(state: AppState, collector: PenstockCollector) -> web.Application:
 
 def make_work_app(state: AppState, collector: PenstockCollector) -> web.Application:
     """Return the application of a process that only runs workers: metrics and health."""
-    app = _application(state, collector)
+    app = _application(state, collector, workers_only=True)
     app.add_routes(_monitoring_routes())
     return app
 
 
-def _application(state: AppState, collector: PenstockCollector) -> web.Application:
+def _application(state: AppState, collector: PenstockCollector, *, workers_only: bool = False) -> web.Application:
     """Return an application without routes."""
     origins = Origins(state.settings)
     app = web.Application(middlewares=[problem_middleware(state.counters), origins.check])
     if origins.allowed:
         app.on_response_prepare.append(origins.add_headers)
     app[STATE] = state
-    app[ALL_PROCESSES] = AllProcesses(state, registry_for(collector))
+    app[ALL_PROCESSES] = AllProcesses(state, registry_for(collector), workers_only=workers_only)
     return app
 
 

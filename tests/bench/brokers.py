@@ -8,10 +8,11 @@ import signal
 import sys
 
 import brokers_jetstream
+import brokers_kafka
 import structlog
 from figures import exit_code, show
 
-PARTS = {"jetstream": brokers_jetstream.all_figures}
+PARTS = {"jetstream": brokers_jetstream.all_figures, "kafka": brokers_kafka.all_figures}
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import brokers_latency
 import rig
 from figures import Figure
 
@@ -25,9 +26,6 @@ from servers import NatsServer, new_name, running
 
 WINDOW = 256
 """Messages in a batch, of both."""
-
-WIDTH, SECONDS = 256, 0.02
-"""The service of the latency-bound run."""
 
 ACK_WAIT = 2.0
 
@@ -99,34 +97,23 @@ async def against_fetch(server: NatsServer, count: int, runs: int) -> list[Figur
 
 
 async def latency_bound(server: NatsServer, count: int, runs: int) -> list[Figure]:
-    """A service of 20 ms, 256 wide, window 512, against its ideal: all places busy all the time."""
+    """A service of 20 ms: see `brokers_latency`."""
     parts: list[float] = []
-    for _ in range(runs):
-        async with new_stream(server) as stream:
-            await stream.publish_numbers(count)
-            done = 0
-
-            async def call(value: Any) -> Any:
-                nonlocal done
-                await asyncio.sleep(SECONDS)
-                done += 1
-                return value
-
-            flow = Flow[Any]("f").window(2 * WIDTH).map_async(call, max_in_flight=WIDTH)
-            begun = time.perf_counter()
-            run = flow.start(JetStreamSource(server.url, stream.name, "work"), DiscardResults())
-            seconds = await until(lambda: done >= count) - begun  # noqa: B023 - called at once
-            run.drain()
-            await run.finished
-            parts.append(count / WIDTH * SECONDS / seconds)
-    return [Figure("20 ms service 256 wide, window 512", statistics.median(parts), "of ideal", at_least=0.9)]
+    memory: list[float] = []
+    async with new_stream(server) as stream:
+        await stream.publish_numbers(count)
+        for _ in range(runs):
+            source = JetStreamSource(server.url, stream.name, new_name())
+            parts.append(await brokers_latency.part_of_ideal(source, count))
+            memory.append(await brokers_latency.from_memory(count))
+    return brokers_latency.figures_of(parts, memory)
 
 
 async def with_workers(server: NatsServer, folder: Path, count: int, workers: int) -> float:
     """Messages/s of some processes on one durable, with a service of 20 ms, 64 wide, from when all work."""
     async with new_stream(server) as stream:
         await stream.publish_numbers(count)
-        running = [Worker(stream, folder / new_name(), seconds=SECONDS, width=64) for _ in range(workers)]
+        running = [Worker(stream, folder / new_name(), seconds=0.02, width=64) for _ in range(workers)]
         try:
             begun = await until(lambda: all(worker.size() for worker in running), 0.01)
             before = sum(worker.size() for worker in running)

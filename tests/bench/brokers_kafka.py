@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import aiokafka
+import brokers_latency
 import rig
 import structlog
 from figures import Figure, exit_code, show
@@ -24,7 +25,7 @@ from figures import Figure, exit_code, show
 sys.path.insert(0, str(rig.ROOT / "tests"))  # of the servers
 
 from messaging.kafka_topics import SESSION_SECONDS, Workers, new_topic, numbers, produce, repeated, workers
-from penstock import Flow, Service
+from penstock import Flow
 from penstock.results import DiscardResults
 from penstock.sources import KafkaSource
 from penstock.sources.kafka import WINDOWS_AHEAD
@@ -32,9 +33,6 @@ from servers import KafkaServer, new_name, running
 
 WINDOW = 256
 """Records in a batch, of both."""
-
-WIDTH, SECONDS = 256, 0.02
-"""The service of the latency-bound run."""
 
 KILL_WINDOW = 64
 
@@ -114,27 +112,14 @@ async def against_aiokafka(server: KafkaServer, count: int, runs: int) -> list[F
 
 
 async def latency_bound(server: KafkaServer, count: int, runs: int) -> list[Figure]:
-    """A service of 20 ms, 256 wide, window 512, against its ideal: all places busy all the time."""
+    """A service of 20 ms: see `brokers_latency`."""
     topic = await numbers(server, count, PARTITIONS)
     parts: list[float] = []
+    memory: list[float] = []
     for _ in range(runs):
-        done = 0
-        begun = 0.0
-
-        async def call(value: Any) -> Any:
-            nonlocal done, begun
-            begun = begun or time.perf_counter()
-            await asyncio.sleep(SECONDS)
-            done += 1
-            return value
-
-        flow = Flow[Any]("f").window(2 * WIDTH).map_async(Service("s", call, max_in_flight=WIDTH))
-        run = flow.start(source_of(server, topic), DiscardResults())
-        ended = await until(lambda: done >= count)  # noqa: B023 - called at once
-        run.drain()
-        await run.finished
-        parts.append(count / WIDTH * SECONDS / (ended - begun))
-    return [Figure("20 ms service 256 wide, window 512", statistics.median(parts), "of ideal", at_least=0.9)]
+        parts.append(await brokers_latency.part_of_ideal(source_of(server, topic), count))
+        memory.append(await brokers_latency.from_memory(count))
+    return brokers_latency.figures_of(parts, memory)
 
 
 async def kill_one(server: KafkaServer, group: Workers, topic: str, count: int) -> tuple[int, int, float]:

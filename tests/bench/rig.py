@@ -90,11 +90,8 @@ class Server:
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
 
     def cpu(self) -> float:
-        """Seconds of CPU so far, of all threads; /proc/PID/stat counts only in hundredths of a second."""
-        total = 0.0
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0]) / 1e9
-        return total
+        """Seconds of CPU so far, of all threads."""
+        return cpu(self.pid)
 
     def stop(self) -> None:
         """End the process, kindly first."""
@@ -114,6 +111,14 @@ class Server:
                 self._url = json.loads(line)["url"].rstrip("/")
                 self._listening.set()
         self._listening.set()
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU of a process so far, of all threads; /proc/PID/stat counts only in hundredths of a second."""
+    total = 0.0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0]) / 1e9
+    return total
 
 
 @contextmanager

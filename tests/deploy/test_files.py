@@ -117,8 +117,9 @@ def stopping() -> dict[str, tuple[float, dict[str, str]]]:
 
 
 @pytest.mark.parametrize("name", ["systemd", "compose", *MANIFESTS])
-def test_a_deployment_waits_as_long_as_the_service_may_take_to_stop(name: str) -> None:
+def test_a_deployment_waits_as_long_as_the_service_may_take_to_stop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of its variables are settings, and it kills the process only after all limits of the shutdown."""
+    monkeypatch.setenv("POSTGRES_PASSWORD", "secret")  # named by the URL of the dead-letter store
     limit, variables = stopping()[name]
     settings = load_settings(
         {}, {key: value.replace("$$", "$") for key, value in variables.items()} | {"PENSTOCK_TOKEN": "0123456789abcdef"}

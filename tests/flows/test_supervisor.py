@@ -246,6 +246,40 @@ def test_a_long_run_forgets_the_breaks_before_it() -> None:
     assert [entry["failures"] for entry in logs if entry["event"] == "worker.restart"] == [1] * 11
 
 
+def test_a_worker_is_unavailable_while_its_runs_fail_or_its_connection_is_lost() -> None:
+    """From the first failed run until a source has connected; then while it says that its connection is lost."""
+
+    class Broker(Source[int]):
+        async def produce(self, emitter: Emitter[int]) -> None:
+            if not 40 < now() < 10_000:
+                await asyncio.sleep(2)
+                raise ConnectionError("down")
+            emitter.report_connection(lambda: not 300 < now() < 400)
+            await asyncio.sleep(1e9)
+
+    def now() -> float:
+        return asyncio.get_running_loop().time()
+
+    async def main() -> dict[int, float]:
+        supervisor = Supervisor(rng=random.Random(1))
+        supervisor.start_worker("A", Flow("f"), Broker)
+        seen: dict[int, float] = {}
+        for second in range(0, 500, 5):
+            await asyncio.sleep(second - now())
+            seen[second] = supervisor.unavailable_workers()["f", "A"]
+        await supervisor.stop_workers(Flow("f"))
+        assert supervisor.unavailable_workers() == {}
+        return seen
+
+    seen = quiet(main())
+
+    assert seen[0] == 0
+    assert 20 < seen[35] <= 35
+    assert (seen[200], seen[300]) == (0, 0)
+    assert (seen[305], seen[395]) == (0, 90)
+    assert seen[405] == 0
+
+
 def test_a_worker_that_waits_is_no_reason_to_wait_for_it() -> None:
     """A stop ends a worker between two runs at once."""
     _, _, report = worker(lambda: from_iterable([1]), 5, schedule=Every(1e5))

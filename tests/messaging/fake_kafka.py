@@ -58,6 +58,10 @@ class Member:
         """Whether nothing that it sends arrives."""
         self._listener: GroupListener | None = None
 
+    @property
+    def connected(self) -> bool:
+        return not self.dead
+
     async def start(self, listener: GroupListener) -> None:
         self._listener = listener
         await self.assign(range(len(self.topic.partitions)))

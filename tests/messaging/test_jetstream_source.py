@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from nats.js.errors import NotFoundError
+from structlog.testing import capture_logs
 
 from messaging.jetstream import Stream, new_stream
 from penstock import Flow
@@ -85,6 +86,18 @@ async def test_only_the_subjects_of_the_source_are_received(stream: Stream) -> N
     await drained(run)
 
     assert seen == [1, 3]
+
+
+async def test_subjects_that_the_stream_does_not_have_are_reported(stream: Stream) -> None:
+    """The source would wait for ever, and say nothing."""
+    subjects = (f"{stream.name}.*", f"{stream.name}x.new", "*.*.late")
+    with capture_logs() as logs:
+        run = Flow[Any]("f").start(source_of(stream, subjects=subjects), DiscardResults())
+        await until_async(lambda: [entry for entry in logs if entry["event"] == "source.subjects_match_nothing"])
+        await drained(run)
+
+    (found,) = [entry for entry in logs if entry["event"] == "source.subjects_match_nothing"]
+    assert found["subjects"] == [f"{stream.name}x.new"]
 
 
 async def test_never_more_messages_are_open_than_the_window_has_credits(stream: Stream) -> None:
@@ -186,7 +199,7 @@ async def test_poisoned_message_becomes_a_letter_and_is_terminated(
             raise ValueError("again")
         return value
 
-    flow = Flow[Any]("f").map(work).dead_letters(store)
+    flow = Flow[Any]("f", key="n").map(work).dead_letters(store)
     run = flow.start(source_of(stream, deliveries=3, on_failure="redeliver"), DiscardResults())
     await until_async(lambda: run.context.ledger.letters)
     await all_answered(stream)
@@ -196,6 +209,7 @@ async def test_poisoned_message_becomes_a_letter_and_is_terminated(
     letters = (await store.page(DeadLetterQuery())).letters
     assert [(letter.step, letter.type, letter.input) for letter in letters] == [("source", "Poisoned", b'{"n":2}')]
     assert letters[0].message == "the message was delivered 3 times and never succeeded, so it is not tried again"
+    assert (letters[0].key, letters[0].cause) == (2, "ValueError: again (step work)")
     assert (summary.ok, summary.failed) == (1, 4)
 
 

@@ -110,14 +110,15 @@ async def test_values_of_a_killed_broker_are_written_after_its_restart(durable_k
     assert {record.value for record in await records(durable_kafka_server, topic, 2)} == {b'{"n":0}', b'{"n":1}'}
 
 
-async def test_unreachable_broker_fails_the_elements(tmp_path: Any) -> None:
+async def test_unreachable_broker_fails_elements_that_have_waited(tmp_path: Any) -> None:
     """The message names the broker, without the password."""
     sink = KafkaSink(f"kafka://me:s3cret@127.0.0.1:{free_port()}", "orders")
-    flow = Flow("f").to(sink).dead_letters(f"sqlite:///{tmp_path}/letters.db")
+    flow = Flow("f").to(sink, max_outage_wait=0.5).dead_letters(f"sqlite:///{tmp_path}/letters.db")
 
     results: list[Any] = [result async for result in flow.stream(from_iterable([1]))]
 
     message = results[0].failure.message
+    assert results[0].failure.type == "SinkUnavailable"
     assert "cannot reach 127.0.0.1" in message
     assert "s3cret" not in message
 

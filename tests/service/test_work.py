@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from prometheus_client import CollectorRegistry
 
 from commands.killing import run
+from laws.virtual import quiet
+from penstock import Flow
+from penstock.runtime import Supervisor
+from penstock.sources import Emitter, Source
+from penstock_http.aggregate.health import merge_readiness
+from penstock_http.processes.peers import OnlyProcess
+from penstock_http.routes import all_processes, system
+from penstock_http.routes.all_processes import ALL_PROCESSES, AllProcesses
 from service.processes import until, working
 
 CLOCK = "flow: clock\nworkers: {w: {source: {ticks: 20ms}}}\n"
@@ -32,6 +47,48 @@ def test_workers_run_and_only_metrics_and_health_are_served(tmp_path: Path) -> N
         assert process.stop() == 0
         ended = process.event("run.ended", kind="worker")
         assert (ended["reason"], ended["received"], ended["cancelled"]) == ("draining", ended["ok"], 0)
+
+
+def test_a_process_is_not_ready_while_a_worker_or_a_sink_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For half a minute; `penstock serve` is, because it still accepts requests."""
+
+    class Broker(Source[int]):
+        async def produce(self, emitter: Emitter[int]) -> None:
+            emitter.report_connection(lambda: not 10 <= asyncio.get_running_loop().time() < 100)
+            await asyncio.sleep(1e9)
+
+    outages = [("kafka priced", 31.0), ("nats audit", 3.0)]
+
+    async def main() -> list[tuple[int, Any]]:
+        supervisor = Supervisor()
+        supervisor.start_worker("w", Flow("f"), Broker)
+        state: Any = SimpleNamespace(supervisor=supervisor, stop=asyncio.Event(), peers=OnlyProcess())
+        found: list[tuple[int, Any]] = []
+        for second in (5, 15, 40, 50, 105, 110):
+            await asyncio.sleep(second - asyncio.get_running_loop().time())
+            if second == 110:
+                monkeypatch.setattr(all_processes, "outage_seconds", lambda: outages)
+            for workers_only in (True, False):
+                app = web.Application()
+                app[ALL_PROCESSES] = AllProcesses(state, CollectorRegistry(), workers_only=workers_only)
+                response = await system.ready(make_mocked_request("GET", "/health/ready", app=app))
+                found.append((response.status, json.loads(response.text or "")))
+        await supervisor.shut_down(1)
+        return found
+
+    found = quiet(main())
+
+    assert [status for status, _ in found[1::2]] == [200] * 6
+    assert [status for status, _ in found[::2]] == [200, 200, 200, 503, 200, 503]
+    assert found[6][1] == {"status": "not_working", "workers": ["f/w"], "sinks": []}
+    assert merge_readiness({1: {"status": "ready"}, 2: found[6][1], 3: None}) == found[6][1] | {
+        "processes": [
+            {"process": 1, "status": "ready"},
+            {"process": 2, "status": "not_working"},
+            {"process": 3, "status": "no_answer"},
+        ]
+    }
+    assert found[10][1] == {"status": "not_working", "workers": [], "sinks": ["kafka priced"]}
 
 
 @pytest.mark.parametrize("words", [("idle.yaml",), ("clock.yaml", "idle.yaml"), (".",), ("clock.yaml", "idle:flow")])

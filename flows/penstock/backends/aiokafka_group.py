@@ -13,7 +13,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectio
 
 from penstock.backends.kafka import KafkaAddress, stop_consumer
 from penstock.backends.kafka_group import CommitRejected, GroupListener, Position, Record
-from penstock.errors import BrokerError
+from penstock.errors import BrokerUnreachable
 
 POSITION_SECONDS = 15.0
 """Timeout for the positions of newly assigned partitions."""
@@ -60,7 +60,7 @@ class AiokafkaGroup:
         """A poll for it returns nothing, and keeps the member in the group and what was fetched before."""
 
     async def start(self, listener: GroupListener) -> None:
-        """Connect, and begin to join the group. Raises `BrokerError` if it cannot connect."""
+        """Connect, and begin to join the group. Raises `BrokerUnreachable` if it cannot connect."""
         self._listener = _Listener(listener)
         self._consumer.subscribe([self._topic], listener=self._listener)
         starting: asyncio.Future[Any] = asyncio.ensure_future(self._consumer.start())
@@ -68,7 +68,13 @@ class AiokafkaGroup:
         try:
             await asyncio.shield(starting)
         except KafkaConnectionError as error:
-            raise BrokerError(self._title, self._unreachable) from error
+            raise BrokerUnreachable(self._title, self._unreachable) from error
+
+    @property
+    def connected(self) -> bool:
+        """Whether the coordinator is known: a failed heartbeat or request forgets it."""
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way
+        return getattr(coordinator, "coordinator_id", None) is not None
 
     async def committed(self, partitions: Collection[int]) -> Mapping[int, Position]:
         """Return where to begin."""

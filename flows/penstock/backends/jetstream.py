@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import nats.errors
 from nats.js import api
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
-from penstock.errors import BrokerError
+from penstock.errors import BrokerError, describe
 from penstock.support.logger import get_logger
 
 log = get_logger()
@@ -59,6 +60,7 @@ async def ensure_consumer(
     except APIError as error:
         raise BrokerError(subject, f"the server rejects the consumer {durable}: {error.description}") from None
 
+    await _warn_of_unmatched(jetstream, stream, subjects)
     config: api.ConsumerConfig = info.config
     _check(config, subject, durable, subjects)
     differing = {
@@ -72,6 +74,42 @@ async def ensure_consumer(
     if differing:
         log.warning("source.consumer_differs", stream=stream, durable=durable, **differing)
     return config
+
+
+async def _warn_of_unmatched(jetstream: Any, stream: str, subjects: Sequence[str]) -> None:
+    """Log the subjects that no message of a stream can have. A stream that copies others has their subjects."""
+    if not subjects:
+        return
+    try:
+        found = (await jetstream.stream_info(stream)).config
+    except (APIError, nats.errors.Error, TimeoutError) as error:  # it is only a hint
+        log.info("source.subjects_not_checked", stream=stream, error=describe(error))
+        return
+    if found.mirror is None and not found.sources and found.subjects:
+        unmatched = [each for each in subjects if not any(overlap(each, other) for other in found.subjects)]
+        if unmatched:
+            log.warning(
+                "source.subjects_match_nothing",
+                stream=stream,
+                subjects=unmatched,
+                stream_subjects=sorted(found.subjects),
+                advice="no message of the stream can have these subjects; check their spelling",
+            )
+
+
+def overlap(one: str, other: str) -> bool:
+    """Return whether a subject can match both patterns, in which `*` is a token and `>` one or more at the end.
+
+    >>> overlap("orders.*.new", "orders.>"), overlap("order.*", "orders.>")
+    (True, False)
+    """
+    left, right = one.split("."), other.split(".")
+    for ours, theirs in zip(left, right, strict=False):
+        if ">" in (ours, theirs):
+            return True
+        if ours != theirs and "*" not in (ours, theirs):
+            return False
+    return len(left) == len(right)
 
 
 def shortest_ack_wait(config: api.ConsumerConfig) -> float:

@@ -1,4 +1,7 @@
-"""What Penstock needs of a Kafka client that is a member of a consumer group: five methods, and two notifications."""
+"""What Penstock needs of a Kafka client that is a member of a consumer group.
+
+Five methods, whether it is connected, and two notifications.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,11 @@ class GroupListener(Protocol):
 
 class KafkaGroup(Protocol):
     """One member of a consumer group, of one topic. Errors that do not pass by themselves are raised."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker that coordinates the group can be reached, after `start`."""
+        ...
 
     async def start(self, listener: GroupListener) -> None:
         """Connect, and begin to join the group."""

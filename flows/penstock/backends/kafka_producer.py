@@ -20,10 +20,13 @@ from aiokafka.errors import (
 
 from penstock.backends.kafka import KafkaAddress, stop_producer
 from penstock.backends.server_url import ServerUrl
-from penstock.errors import SinkWriteFailed, describe
+from penstock.errors import SinkUnreachable, SinkWriteFailed, describe
 
 PASSING_ERRORS = (KafkaConnectionError, KafkaTimeoutError, TimeoutError, MessageSizeTooLargeError)
 """Errors after which the same producer may work again."""
+
+UNREACHABLE_ERRORS = (KafkaConnectionError, KafkaTimeoutError, TimeoutError)
+"""Errors that say nothing about the record, as those that aiokafka calls retriable: it may be sent again."""
 
 
 class KafkaProducer:
@@ -40,7 +43,7 @@ class KafkaProducer:
 
     @classmethod
     async def connect(cls, parts: ServerUrl, topic: str, title: str) -> KafkaProducer:
-        """Connect, and check that the topic exists. Raises `SinkWriteFailed`."""
+        """Connect, and check that the topic exists. Raises `SinkWriteFailed`, or `SinkUnreachable`."""
         address = KafkaAddress(parts.servers, parts.user, parts.password, parts.options)
         producer = cls(address, parts.servers, topic, title)
         await producer._start()
@@ -68,7 +71,7 @@ class KafkaProducer:
             return None
         if not isinstance(error, PASSING_ERRORS):
             self._broken = True
-        return SinkWriteFailed(self._title, self._advice(error))
+        return self._failed(error)
 
     async def close(self) -> None:
         """Close the connections. Records that are not confirmed within a few seconds fail."""
@@ -82,11 +85,16 @@ class KafkaProducer:
             await self._producer.partitions_for(self._topic)
         except KafkaError as error:
             await self.close()
-            raise SinkWriteFailed(self._title, self._advice(error)) from error
+            raise self._failed(error) from error
         except BaseException:
             await self.close()
             raise
         self._broken = False
+
+    def _failed(self, error: BaseException) -> SinkWriteFailed:
+        passes = getattr(error, "retriable", False) and not isinstance(error, UnknownTopicOrPartitionError)
+        kind = SinkUnreachable if passes or isinstance(error, UNREACHABLE_ERRORS) else SinkWriteFailed
+        return kind(self._title, self._advice(error))
 
     def _advice(self, error: BaseException) -> str:
         if isinstance(error, UnknownTopicOrPartitionError):

@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from nats.errors import AuthorizationError, NoServersError
 
 from penstock.backends.server_url import ServerUrl
-from penstock.errors import BrokerError, describe
+from penstock.errors import BrokerError, BrokerUnreachable, describe
 from penstock.support.logger import get_logger
 
 log = get_logger()
@@ -97,7 +97,10 @@ async def connect_url(
     on_reconnect: Callable[[], None] = lambda: None,
     name: str = "penstock",
 ) -> Client:
-    """Connect to one of the servers of a URL. Raises `BrokerError`. `subject` is what needs the connection."""
+    """Connect to one of the servers of a URL. `subject` is what needs the connection.
+
+    Raises `BrokerError`, or `BrokerUnreachable`.
+    """
     try:
         return await connect(
             url.servers, url.user, url.password, url.options, on_disconnect, on_reconnect=on_reconnect, name=name
@@ -110,4 +113,4 @@ async def connect_url(
         if isinstance(error, OSError) and error.filename is not None:
             raise BrokerError(subject, f"cannot read the credentials {error.filename}: {error.strerror}") from error
         servers = ", ".join(url.servers)
-        raise BrokerError(subject, f"cannot reach {servers}; check that a NATS server runs there") from error
+        raise BrokerUnreachable(subject, f"cannot reach {servers}; check that a NATS server runs there") from error

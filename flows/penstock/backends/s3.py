@@ -106,6 +106,13 @@ def advice_of(error: Exception, bucket: str) -> tuple[str, bool] | None:
     return None
 
 
+def is_unreachable(error: Exception) -> bool:
+    """Return whether the server cannot be reached, or cannot work now: another attempt may succeed."""
+    if isinstance(error, BaseError) and not isinstance(error, _ANSWERS):
+        return not _is_hopeless(str(error))
+    return isinstance(error, (ConnectionError, TimeoutError))
+
+
 async def repeat(request: Callable[[], Awaitable[T]], seconds: float = RETRY_SECONDS) -> T:
     """Make a request that may be repeated, and repeat it for up to `seconds` while the server does not answer it.
 
@@ -119,13 +126,15 @@ async def repeat(request: Callable[[], Awaitable[T]], seconds: float = RETRY_SEC
         except _ANSWERS:
             raise
         except Exception as error:
-            text = str(error)
-            hopeless = _REFUSED.search(text) or INSTANCE_METADATA.search(text)
-            if hopeless or time.monotonic() + wait > give_up_at:
+            if _is_hopeless(str(error)) or time.monotonic() + wait > give_up_at:
                 raise
             log.warning("s3.request_repeated", error=_first_line(error), retry_in=wait)
         await asyncio.sleep(wait)
         wait = min(2 * wait, 2.0)
+
+
+def _is_hopeless(text: str) -> bool:
+    return bool(_REFUSED.search(text) or INSTANCE_METADATA.search(text))
 
 
 def _first_line(error: Exception) -> str:

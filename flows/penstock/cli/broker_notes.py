@@ -12,7 +12,7 @@ from penstock.flowfile.quantities import show_duration
 from penstock.services import Service
 from penstock.sinks import JetStreamSink
 from penstock.sources import JetStreamSource, KafkaSource
-from penstock.steps import Step
+from penstock.steps import Step, To, walk
 
 MAX_ADDED = 64
 """Waits that are added one by one."""
@@ -39,6 +39,13 @@ def broker_notes(flow: Flow[Any], processes: int = 1) -> Iterator[str]:
                         f"{title}: an item can take {_duration(seconds)} ({why}), longer than {_duration(limit)}, "
                         "four fifths of rebalance_timeout: it is processed twice if its partition is assigned to "
                         f"another member meanwhile; rebalance_timeout: {_duration(-(-seconds * 5 // 4))} prevents that"
+                    )
+                waits, server = _longest_outage_wait(flow)
+                if waits > limit:
+                    yield (
+                        f"{title}: while {server} is down, an item waits for up to {_duration(waits)}, longer than "
+                        f"{_duration(limit)}, four fifths of rebalance_timeout: it is processed twice if its partition "
+                        "is assigned to another member meanwhile"
                     )
                 if flow.store is None:
                     yield (
@@ -111,6 +118,20 @@ def _longest(flow: Flow[Any]) -> tuple[float, str]:
     if flow.max_seconds is not None and flow.max_seconds < seconds:
         return flow.max_seconds, "its deadline"
     return seconds, " + ".join(map(_show_call, calls))
+
+
+def _longest_outage_wait(flow: Flow[Any]) -> tuple[float, str]:
+    """Return how long an item can wait for a service or a sink that is down, and the name of that."""
+    services = [(each.breaker.max_open_wait, each.name) for each in flow.all_services if each.breaker is not None]
+    sinks = [
+        (step.max_outage_wait, name)
+        for step in walk(flow.steps)
+        if isinstance(step, To)
+        for name, sink in step.sinks.items()
+        if hasattr(sink, "repeatable")
+    ]
+    seconds, name = max((*services, *sinks), key=lambda each: each[0], default=(0.0, ""))
+    return (seconds, name) if flow.max_seconds is None else (min(seconds, flow.max_seconds), name)
 
 
 def _longest_calls(steps: Sequence[Step]) -> list[Service]:

@@ -111,6 +111,8 @@ class RunContext(AsyncIOScheduler):
         """Resolved when the consumer has completed or the run was aborted."""
         self.source_error: RunError | None = None
         """Why the source failed, if it did."""
+        self.source_connected: Callable[[], bool] | None = None
+        """Whether the source has a connection to its server; None if it has not connected yet, or needs none."""
         self._on_fault = on_fault
         self._source: str | None = None
         self._closing = False
@@ -286,6 +288,7 @@ class RunContext(AsyncIOScheduler):
         self._drain_calls.clear()
         self._close_calls.clear()
         self._service_queues.clear()
+        self.source_connected = None
         self._on_fault = _ignore_fault
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:

@@ -12,10 +12,15 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
-from penstock.core.element import CANCELLED, FAILED, Element, Outcome
+import msgspec
+
+from penstock.core.element import CANCELLED, FAILED, MESSAGE_LIMIT, Element, Failure, Outcome
 
 L = TypeVar("L")
 K = TypeVar("K", contravariant=True)
+
+MAX_FAILURES = 1024
+"""Maximum of messages whose last failure is remembered, for the dead letter of one that is delivered too often."""
 
 CLOSE_SECONDS = 10.0
 """Seconds that a lessor has to pass on the last answers and to close, after which the run ends without it."""
@@ -81,6 +86,8 @@ class Leases(Generic[L]):
         self._open: dict[int, tuple[L, Element[Any]]] = {}
         """The open leases and their elements, by the sequence number of the element."""
         self._refused: set[int] = set()
+        self._failures: dict[str, tuple[object, Failure]] = {}
+        """The key and the last failure of elements that are delivered again, by their origin."""
         self._answers: list[tuple[L, Answer]] = []
         self._closed = False
 
@@ -108,8 +115,19 @@ class Leases(Generic[L]):
     def on_settled(self, element: Element[Any], outcome: Outcome) -> None:
         """Answer the lease of a settled element. Parts have none; their root is settled after the last of them."""
         if element.parent is None and (entry := self._open.pop(element.seq, None)) is not None:
-            self._answer(entry[0], self._answer_to(element, outcome))
+            answer = self._answer_to(element, outcome)
+            if answer is Answer.FAILED and self.redeliver and element.failure is not None:
+                self._remember(self.lessor.origin(entry[0]), element.key, element.failure)
+            self._answer(entry[0], answer)
             self._refused.discard(element.seq)
+
+    def add_last_failure(self, element: Element[Any], lease: L) -> None:
+        """Add the key and the last failure of its message to an element that the source refuses, if this run knows."""
+        found = self._failures.pop(self.lessor.origin(lease), None)
+        if found is not None and element.failure is not None:
+            element.key, last = found
+            cause = f"{last.type}: {last.message} (step {last.step})"
+            element.failure = msgspec.structs.replace(element.failure, cause=cause[:MESSAGE_LIMIT])
 
     def is_redelivered(self, element: Element[Any]) -> bool:
         """Return whether a failed element is answered with `Answer.FAILED`, so that it needs no dead letter."""
@@ -143,6 +161,12 @@ class Leases(Generic[L]):
         except Exception as raised:
             error = error or raised
         return error
+
+    def _remember(self, origin: str, key: object, failure: Failure) -> None:
+        self._failures.pop(origin, None)  # it becomes the latest
+        if len(self._failures) >= MAX_FAILURES:
+            del self._failures[next(iter(self._failures))]
+        self._failures[origin] = key, failure
 
     def _answer(self, lease: L, answer: Answer) -> None:
         if not self._answers and not self._closed:

@@ -62,6 +62,7 @@ from penstock.steps.fail import DEFAULT_TYPE
 from penstock.steps.flat_map import MAX_PARTS
 from penstock.steps.step import as_service, check_function, keep_results
 from penstock.steps.through import MAX_PARTS as THROUGH_PARTS
+from penstock.steps.to import MAX_OUTAGE_WAIT
 from penstock.steps.to import TIMEOUT as WRITE_TIMEOUT
 from penstock.support.text import suggest
 
@@ -576,13 +577,20 @@ class Flow(Generic[In, Out]):
             cases.append(Branch(key, getattr(branch, "condition", None), steps, branch.final))
         return self.step(Route(tuple(cases), name=name))
 
-    def to(self, *sinks: Sink[Out], timeout: float = WRITE_TIMEOUT, name: str = "to") -> Flow[In, Out]:
+    def to(
+        self,
+        *sinks: Sink[Out],
+        timeout: float = WRITE_TIMEOUT,
+        max_outage_wait: float = MAX_OUTAGE_WAIT,
+        name: str = "to",
+    ) -> Flow[In, Out]:
         """Write each value to sinks; it continues, unchanged, when all of them have accepted it.
 
-        `timeout` is in seconds, for opening a sink and for one write. A value that a sink rejects fails. If a sink
-        cannot be opened, the values of that write fail; the others wait for the next attempt.
+        `timeout` is in seconds, for opening a sink and for one write. A value that a sink rejects fails. While the
+        server of a sink cannot be reached, values wait, for up to `max_outage_wait` seconds. If a sink cannot be opened
+        for another reason, the values of that write fail; the others wait for the next attempt.
         """
-        return self.step(To(sinks, timeout=timeout, name=name))
+        return self.step(To(sinks, timeout=timeout, max_outage_wait=max_outage_wait, name=name))
 
     def operator(self, operator: Operator[Out, T], *, max_parts: int = 0, name: str | None = None) -> Flow[In, T]:
         """Add an operator of your own, on streams of elements.

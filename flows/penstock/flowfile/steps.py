@@ -31,6 +31,7 @@ from penstock.steps import Step
 from penstock.steps.fail import DEFAULT_TYPE, TYPE_PATTERN, Template
 from penstock.steps.flat_map import MAX_PARTS
 from penstock.steps.through import MAX_PARTS as THROUGH_PARTS
+from penstock.steps.to import MAX_OUTAGE_WAIT
 from penstock.steps.to import TIMEOUT as WRITE_TIMEOUT
 
 NAME = Text(pattern="[A-Za-z0-9_][A-Za-z0-9_-]*", noun="name", allowed="letters, digits, - and _")
@@ -47,6 +48,9 @@ class StepOptions(Located):
     name: str | None = optional(Text(), "The name of the step in failures, metrics and dead letters")
     merge: Any = optional(Reference(), "For enrich: how responses are put into the value")
     timeout: float | None = optional(Duration(), "For to: the time for one write (30s)")
+    max_outage_wait: float | None = optional(
+        Duration(), "For to: how long a value waits for a sink whose server cannot be reached, before it fails (5m)"
+    )
 
 
 ReadStep = Chosen[StepOptions]
@@ -371,13 +375,21 @@ ROUTE = StepSyntax[dict[str, BranchOptions], records.Route](
 def _build_to(
     flow: Flow[Any], sinks: tuple[Callable[[], Sink], ...], options: StepOptions, named: dict[str, Any], _: Builder
 ) -> Flow[Any]:
-    return flow.to(*(make() for make in sinks), timeout=options.timeout or WRITE_TIMEOUT, **named)
+    return flow.to(
+        *(make() for make in sinks),
+        timeout=options.timeout or WRITE_TIMEOUT,
+        max_outage_wait=options.max_outage_wait or MAX_OUTAGE_WAIT,
+        **named,
+    )
 
 
 def _dump_to(step: records.To, _: Dumper) -> Dumped:
     sinks = [dump_sink(sink) for sink in step.targets]
-    timeout = None if step.timeout == WRITE_TIMEOUT else show_duration(step.timeout)
-    return Dumped(sinks[0] if len(sinks) == 1 else sinks, {"timeout": timeout})
+    options = {
+        "timeout": None if step.timeout == WRITE_TIMEOUT else show_duration(step.timeout),
+        "max_outage_wait": None if step.max_outage_wait == MAX_OUTAGE_WAIT else show_duration(step.max_outage_wait),
+    }
+    return Dumped(sinks[0] if len(sinks) == 1 else sinks, options)
 
 
 TO = StepSyntax[tuple[Callable[[], Sink], ...], records.To](
@@ -417,7 +429,7 @@ _STEP: Form[ReadStep] = OneKey(
     separate="are two steps: write them as two list items",
 )
 
-_ONLY_WITH = {"merge": "enrich", "timeout": "to"}
+_ONLY_WITH = {"merge": "enrich", "timeout": "to", "max_outage_wait": "to"}
 """Keys beside a step that only one kind of step has."""
 
 

@@ -49,7 +49,8 @@ def worker_details(worker: Worker) -> tuple[str, ...]:
     source = worker.source
     url = getattr(source, "url", None)
     shown = () if url is None else (_hide_credentials(str(url)),)
-    return (source.name, *shown, *_addresses(source), schedule_label(worker.schedule))
+    endless = source.endless and isinstance(worker.schedule, Once)
+    return (source.name, *shown, *_addresses(source), "endless" if endless else schedule_label(worker.schedule))
 
 
 _ADDRESSES = ("stream", "topic", "subject", "table", "durable", "group")
@@ -123,5 +124,5 @@ def format_size(count: int) -> str:
 
 
 def split_words(name: str) -> str:
-    """Write the name of a class in words: `FileSink` becomes `file sink`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
+    """Write the name of a class in words: `FileSink` becomes `file sink`; JetStream is one word."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name.replace("JetStream", "Jetstream")).lower()

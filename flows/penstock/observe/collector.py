@@ -24,6 +24,7 @@ from penstock.observe.logs import LogFile
 from penstock.runtime import EndReason, FlowStatistics, Supervisor
 from penstock.services import ServiceStatistics
 from penstock.services.circuit_breaker import BreakerState
+from penstock.sinks.shared import outage_seconds
 from penstock.support.ids import now
 
 KINDS = ("http", "worker", "redrive")
@@ -327,6 +328,19 @@ def runs_total(sources: MetricSources) -> Readings:
 def worker_restarts_total(sources: MetricSources) -> Readings:
     """Workers restarted after a failed run."""
     return ((worker, sources.supervisor.restarts[worker]) for worker in sources.supervisor.workers)
+
+
+def worker_unavailable_seconds(sources: MetricSources) -> Readings:
+    """Time that a worker could not receive, because its runs failed or its source has no connection; 0 if it can."""
+    return iter(sources.supervisor.unavailable_workers().items())
+
+
+def sink_unreachable_seconds(_: MetricSources) -> Readings:
+    """Time that values have waited for a sink in use whose server cannot be reached; 0 if none waits."""
+    longest: dict[str, float] = {}
+    for sink, seconds in outage_seconds():
+        longest[sink] = max(seconds, longest.get(sink, 0.0))
+    return (((sink,), seconds) for sink, seconds in longest.items())
 
 
 def worker_reschedules_total(sources: MetricSources) -> Readings:

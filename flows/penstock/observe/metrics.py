@@ -79,6 +79,8 @@ TABLE = (
     MetricSpec(Counter, ("flow", "kind", "reason"), collector.runs_total),
     MetricSpec(Counter, ("flow", "worker"), collector.worker_restarts_total),
     MetricSpec(Counter, ("flow", "worker"), collector.worker_reschedules_total),
+    MetricSpec(Gauge, ("flow", "worker"), collector.worker_unavailable_seconds),
+    MetricSpec(Gauge, ("sink",), collector.sink_unreachable_seconds),
     MetricSpec(Gauge, ("flow",), collector.flow_revision),
     MetricSpec(Counter, ("flow", "outcome"), collector.flow_reloads_total),
     MetricSpec(Counter, ("route", "method", "status"), collector.http_requests_total),

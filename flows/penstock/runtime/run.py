@@ -132,6 +132,12 @@ class Run:
         return self.context.awaited_service
 
     @property
+    def source_connected(self) -> bool | None:
+        """Whether the source has a connection to its server; None if it has not connected yet, or needs none."""
+        is_connected = self.context.source_connected
+        return None if is_connected is None else is_connected()
+
+    @property
     def finished(self) -> asyncio.Future[Summary]:
         """A future for the summary. Cancelling the future does not cancel the run.
 

@@ -100,6 +100,7 @@ class Supervisor:
         """Tasks that hold a slot while they read the input of their run."""
         self.workers: dict[WorkerName, asyncio.Task[None]] = {}
         """The tasks of workers."""
+        self._running_workers: dict[WorkerName, RunningWorker] = {}
         self._worker_runs: dict[str, str] = {}
         """The names of the workers whose runs are open, by the id of the run."""
         self._backoff = Backoff(first=1.0, cap=60.0)
@@ -276,9 +277,19 @@ class Supervisor:
             rng=self._rng,
             now=now,
         )
+        self._running_workers[flow.name, name] = worker
         self.workers[flow.name, name] = asyncio.get_running_loop().create_task(
             worker.run(), name=f"worker:{flow.name}:{name}"
         )
+
+    def unavailable_workers(self) -> dict[WorkerName, float]:
+        """Return how long each worker could not receive, in seconds; 0 if it can."""
+        now = asyncio.get_running_loop().time()
+        return {
+            name: self._running_workers[name].unavailable_seconds(now)
+            for name, task in self.workers.items()
+            if not task.done()
+        }
 
     @property
     def services(self) -> list[Service]:
@@ -306,6 +317,8 @@ class Supervisor:
         """
         keys = [key for key in self.workers if key[0] == flow.name and (names is None or key[1] in names)]
         tasks = [self.workers.pop(key) for key in keys]
+        for key in keys:
+            del self._running_workers[key]
         for task in tasks:
             task.cancel()
         runs = [run for run in self.runs_of(flow.plan()) if run.kind == "worker"]

@@ -24,6 +24,9 @@ CLOCK_CHECK_SECONDS = 60.0
 STABLE_SECONDS = 300.0
 """Duration after which the failure of a run is not a consequence of the failure before, such as with a broker."""
 
+UNAVAILABLE_SECONDS = 30.0
+"""Duration of an outage after which a worker counts as unavailable, and of a run after which it counts as available."""
+
 MAX_MISSED_COUNTED = 1000
 """Maximum number of missed times that are counted."""
 
@@ -55,6 +58,26 @@ class RunningWorker:
         self._rng = rng
         self._now = now
         self._log = log.bind(flow=flow, worker=name)
+        self._run: Run | None = None
+        """The current or last run."""
+        self._started = 0.0
+        self._failures = 0
+        """Failed runs in a row."""
+        self._unavailable_since: float | None = None
+
+    def unavailable_seconds(self, now: float) -> float:
+        """Return how long the worker could not receive, in seconds: its runs failed, or its source has no connection.
+
+        `now` is the time of the event loop. A lost connection is observed from call to call.
+        """
+        connected = None if self._run is None else self._run.source_connected
+        if connected is None:
+            connected = not self._failures or now - self._started > UNAVAILABLE_SECONDS
+        if connected:
+            self._unavailable_since = None
+        elif self._unavailable_since is None:
+            self._unavailable_since = now
+        return 0.0 if self._unavailable_since is None else now - self._unavailable_since
 
     async def run(self) -> None:
         """Run once, periodically, or at the times of a cron expression."""
@@ -94,20 +117,25 @@ class RunningWorker:
 
     async def _run_until_success(self) -> None:
         """Run until a run does not fail. The waits between attempts grow, and start again after a long run."""
-        failures, clock = 0, asyncio.get_running_loop().time
-        started = clock()
+        clock = asyncio.get_running_loop().time
+        self._started = clock()
         while self._serving() and (error := await self._run_once()) is not None:
-            failures = 1 if clock() - started > STABLE_SECONDS else failures + 1
-            wait = self._backoff.seconds(failures, self._rng)
+            self._failures = 1 if clock() - self._started > STABLE_SECONDS else self._failures + 1
+            if self._unavailable_since is None:
+                self._unavailable_since = clock()
+            wait = self._backoff.seconds(self._failures, self._rng)
             self._restarts[self._name] += 1
-            self._log.warning("worker.restart", error=error, restart_in=round(wait, 3), failures=failures)
+            self._log.warning("worker.restart", error=error, restart_in=round(wait, 3), failures=self._failures)
             await asyncio.sleep(wait)
-            started = clock()
+            self._started = clock()
+        self._failures = 0
 
     async def _run_once(self) -> str | None:
         """Run once. Return why the run failed, or None."""
         try:
-            summary = await self._start().finished
+            self._run = None
+            self._run = self._start()
+            summary = await self._run.finished
         except Exception as error:  # the source could not be created
             return describe(error)
         return (summary.error or summary.reason) if summary.reason is EndReason.FAILED else None

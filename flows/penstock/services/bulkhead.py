@@ -323,7 +323,7 @@ class Bulkhead:
         """
         if self._waiting_for_rate:
             return False
-        if self._share is not None and self.busy - (task is not None) >= self._share:
+        if self._share is not None and len(self.tasks) - len(self.idle) - (task is not None) >= self._share:
             return False
         if self._adaptive is not None and self._adaptive.in_flight + starting >= self._adaptive.limit:
             return False

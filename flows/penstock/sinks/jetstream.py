@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from penstock.backends.extras import require_extra
 from penstock.backends.nats_url import parse_nats_url
-from penstock.errors import FlowDefinitionError, InvalidItem, SinkWriteFailed
+from penstock.errors import BrokerUnreachable, FlowDefinitionError, InvalidItem, SinkUnreachable, SinkWriteFailed
 from penstock.expressions import Expression
 from penstock.services.template import Field, field_of, parse_template, text_of
 from penstock.sinks.payload import payload_of
@@ -36,7 +36,8 @@ class JetStreamSink:
     `value.orderId`. The stream stores one message for each id within its `duplicate_window`, 2 minutes by default; so
     a value that is written again, such as by a redelivery, is stored once. When the connection breaks, messages that
     were not acknowledged are published again if they have an id. Without an id, they fail and may be stored: a value
-    that is written again after that is stored twice (at least once).
+    that is written again after that is stored twice (at least once). Values that were not published wait while the
+    server cannot be reached, and so do those with an id.
 
     A value alone fails with `InvalidItem` if a field is missing, empty or not text or a number, with `EncodingFailed`
     if it cannot be written as JSON, and with `SinkWriteFailed` if the server rejects it or no stream has the subject.
@@ -60,6 +61,12 @@ class JetStreamSink:
         self._id: Callable[[Any], Any] | None = self.id
         self._publisher: Publisher | None = None
         self._template: SubjectTemplate | None = None
+        self._was_unreachable = False
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether values may be published again that may have been stored."""
+        return self.id is not None
 
     @property
     def title(self) -> str:
@@ -67,11 +74,17 @@ class JetStreamSink:
         return f"nats {self.subject}"
 
     async def open(self) -> None:
-        """Connect. Raises `BrokerError`."""
+        """Connect. Raises `BrokerError`, or `SinkUnreachable`."""
         from penstock.sinks.jetstream_publisher import Publisher  # imports the client
 
         self._template = SubjectTemplate(self.subject)
-        self._publisher = await Publisher.connect(parse_nats_url(self.url, f"sink {self.title}"), self.title)
+        url = parse_nats_url(self.url, f"sink {self.title}")
+        try:
+            publisher = await Publisher.connect(url, self.title, starting=self._was_unreachable)
+        except BrokerUnreachable as error:
+            self._was_unreachable = True
+            raise SinkUnreachable(self.title, error.reason) from error
+        self._publisher, self._was_unreachable = publisher, False
 
     async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
         """Publish values; return when each is acknowledged. Returns the errors of those that are not."""

@@ -13,7 +13,7 @@ import nats.errors
 
 from penstock.backends.nats import connect_url
 from penstock.backends.server_url import ServerUrl
-from penstock.errors import SinkWriteFailed, describe
+from penstock.errors import SinkUnreachable, SinkWriteFailed, describe
 
 if TYPE_CHECKING:
     from penstock.sinks.jetstream import Message
@@ -24,8 +24,8 @@ MAX_PENDING = 512
 ACK_SECONDS = 10.0
 """Time in which any acknowledgement must arrive. Then those of all published messages count as lost."""
 
-MAX_TRIES = 3
-"""How often a message with an id is published while the connection stands."""
+RECONNECT_SECONDS = 2.0
+"""Time in which a write waits for the connection. Then the server counts as unreachable."""
 
 NOT_READY_SECONDS = 10.0
 """Time after a reconnection in which JetStream may not be ready, so that no stream has a subject."""
@@ -55,8 +55,11 @@ class Publisher:
         """Until when a missing stream is taken for a server that is not ready."""
 
     @staticmethod
-    async def connect(url: ServerUrl, title: str) -> Publisher:
-        """Connect. `title` is the sink, for errors. Raises `BrokerError`."""
+    async def connect(url: ServerUrl, title: str, *, starting: bool = False) -> Publisher:
+        """Connect. `title` is the sink, for errors. `starting`: the server may have started just now.
+
+        Raises `BrokerError`, or `BrokerUnreachable`.
+        """
         publisher = Publisher(title)
         client: Any = await connect_url(
             url,
@@ -71,35 +74,38 @@ class Publisher:
         except BaseException:
             await client.close()
             raise
+        if starting:
+            publisher._on_reconnect()
         return publisher
 
     async def publish(self, messages: Sequence[Message]) -> list[Exception | None]:
         """Publish messages in order. Return an error or None for each.
 
-        Waits while there is no connection. Messages with an id are published again after it broke, in the same order.
+        Messages with an id are published again after the connection broke, in the same order. Those that are not
+        published, or have an id, get `SinkUnreachable` if it is not restored soon, or no acknowledgement arrives.
         """
         errors: list[Exception | None] = [None] * len(messages)
-        tries = [0] * len(messages)
         queue = deque(range(len(messages)))
         self._waiting, self._replies, self._broken = {}, [], False
         while queue or self._waiting:
-            await self._connected.wait()
+            if not await _is_set(self._connected, RECONNECT_SECONDS):
+                for number in queue:
+                    errors[number] = SinkUnreachable(self._title, "there is no connection")
+                break
             while queue and len(self._waiting) < MAX_PENDING and not self._broken:
                 number = queue.popleft()
-                tries[number] += 1
                 errors[number] = await self._send(messages[number], number)
-            lost = "" if not self._waiting or await self._reply() else f"no acknowledgement within {ACK_SECONDS:g} s"
-            if self._broken:
-                self._broken, lost = False, "the connection broke before the acknowledgement"
-                tries = [0] * len(messages)
+            answered = not self._waiting or await _is_set(self._changed, ACK_SECONDS)
+            self._changed.clear()
             again = self._take_replies(errors)
-            if lost:
-                for number in self._waiting.values():
-                    if messages[number].id is not None and tries[number] < MAX_TRIES:
-                        again.append(number)
-                    else:
-                        errors[number] = SinkWriteFailed(self._title, f"{lost}; the message may be stored")
-                self._waiting.clear()
+            if self._broken:
+                self._broken = False
+                again += self._lose(messages, errors, "the connection broke before the acknowledgement")
+            elif not answered:
+                silence = f"no acknowledgement within {ACK_SECONDS:g} s"
+                for number in (*self._lose(messages, errors, silence), *again, *queue):
+                    errors[number] = SinkUnreachable(self._title, silence)
+                break
             elif again:
                 await asyncio.sleep(NOT_READY_WAIT)
             queue.extendleft(sorted(again, reverse=True))
@@ -120,15 +126,14 @@ class Publisher:
             return SinkWriteFailed(self._title, describe(error))
         return None
 
-    async def _reply(self) -> bool:
-        """Wait for a reply or a broken connection. Return False if neither comes in time."""
-        try:
-            async with asyncio.timeout(ACK_SECONDS):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        self._changed.clear()
-        return True
+    def _lose(self, messages: Sequence[Message], errors: list[Exception | None], reason: str) -> list[int]:
+        """Give up all acknowledgements. Return the messages that may be published again; the others fail."""
+        numbers = sorted(self._waiting.values())
+        self._waiting.clear()
+        for number in numbers:
+            if messages[number].id is None:
+                errors[number] = SinkWriteFailed(self._title, f"{reason}; the message may be stored")
+        return [number for number in numbers if messages[number].id is not None]
 
     def _take_replies(self, errors: list[Exception | None]) -> list[int]:
         """Record what the server replied. Return the numbers of messages to publish again."""
@@ -168,3 +173,13 @@ class Publisher:
     def _on_reconnect(self) -> None:
         self._ready_at = asyncio.get_running_loop().time() + NOT_READY_SECONDS
         self._connected.set()
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until an event is set. Return False if that takes too long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

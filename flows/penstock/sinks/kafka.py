@@ -36,7 +36,8 @@ class KafkaSink:
     that is written again, such as after a redelivery, is (at least once). A value alone fails with `ExpressionFailed`
     if an expression has no result for it, with `EncodingFailed` if it cannot be written as JSON, with `ElementTooLarge`
     if it has more bytes than the option `max_message_bytes` of the URL, 1,000,000 by default, and with
-    `SinkWriteFailed` if the broker rejects it.
+    `SinkWriteFailed` if the broker rejects it. While no broker can be reached, values wait; one that was sent and not
+    confirmed when the broker went away may be written twice.
 
     >>> sink = KafkaSink("kafka://localhost", "priced", key="value.orderId", headers={"source": "'penstock'"})
     """
@@ -57,6 +58,8 @@ class KafkaSink:
         self.headers = {name: _function(getter) for name, getter in self.headers.items()}
         self._headers = [(name, _function(getter)) for name, getter in self.headers.items()]
         self._producer: KafkaProducer | None = None
+
+    repeatable = True
 
     @property
     def title(self) -> str:

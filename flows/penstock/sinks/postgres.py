@@ -38,6 +38,8 @@ class TableSink:
       a unique index; for `skip` it may be empty, for any conflict. If the connection breaks, the write is repeated for
       up to 25 seconds, and no row is doubled.
 
+    While the server cannot be reached, values that were not written wait.
+
     A write is one transaction for all values with the same fields, and is durable when it returns
     (`synchronous_commit`).
 
@@ -69,6 +71,11 @@ class TableSink:
             raise FlowDefinitionError("key: expected only with on_conflict skip or update")
         if self.columns is not None and (missing := set(self.key) - set(self.columns)):
             raise FlowDefinitionError(f"columns: expected also those of the key: {', '.join(sorted(missing))}")
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether values may be written again that may have been written."""
+        return self.on_conflict != "error"
 
     @property
     def title(self) -> str:

@@ -41,6 +41,8 @@ class S3Sink:
     from a write that failed or was cancelled; its elements failed or were cancelled too. A server keeps the parts of
     uploads that were cut off: let a lifecycle rule of the bucket delete incomplete multipart uploads.
 
+    While the server cannot be reached, values wait, and are written to new objects then.
+
     Raises `FlowDefinitionError` for invalid settings. The package of `penstock[s3]` is needed.
 
     >>> sink = S3Sink("s3://results/orders?region=eu-central-1", compression="zstd", max_wait=60)
@@ -66,6 +68,8 @@ class S3Sink:
                 raise FlowDefinitionError(f"{setting}: expected an integer >= 1, got {getattr(self, setting)!r}")
         if not (isfinite(self.max_wait) and self.max_wait >= 0):
             raise FlowDefinitionError(f"max_wait: expected a number of seconds >= 0, got {self.max_wait!r}")
+
+    repeatable = True
 
     @property
     def title(self) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from penstock.backends.s3 import advice_of, open_bucket, repeat
+from penstock.backends.s3 import advice_of, is_unreachable, open_bucket, repeat
 from penstock.backends.server_url import ServerUrl
-from penstock.errors import SinkWriteFailed, describe
+from penstock.errors import SinkUnreachable, SinkWriteFailed, describe
 from penstock.formats.writers import NdjsonWriter, WriteErrors
 from penstock.support.ids import new_id, new_ids, now
 from penstock.support.logger import get_logger
@@ -176,7 +176,8 @@ class ObjectWriter:
         if isinstance(error, SinkWriteFailed):
             return error
         known = advice_of(error, self._bucket_name)
-        return SinkWriteFailed(self._title, known[0] if known is not None else describe(error))
+        kind = SinkUnreachable if is_unreachable(error) else SinkWriteFailed
+        return kind(self._title, known[0] if known is not None else describe(error))
 
 
 def key_of(template: str, at: datetime) -> str:

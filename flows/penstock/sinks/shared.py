@@ -1,14 +1,15 @@
 """SharedSink: one open sink for all runs of the process.
 
 It opens the sink when the first value arrives, makes one call at a time, in the order of the runs, and closes the sink
-when no run uses it.
+when no run uses it. Values wait while its server cannot be reached.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from penstock.backends.server_url import hide_secret_options
@@ -22,11 +23,12 @@ from penstock.errors import (
     SinkLocked,
     SinkStillLocked,
     SinkUnavailable,
+    SinkUnreachable,
     describe,
 )
-from penstock.services import Backoff
 from penstock.services.url_template import hide_credentials
 from penstock.sinks.local import can_share
+from penstock.sinks.outage import BACKOFF, Outage, notice_after
 from penstock.sinks.sink import Sink
 from penstock.support.environment import display_text
 from penstock.support.logger import get_logger
@@ -34,21 +36,12 @@ from penstock.support.tasks import detach
 
 log = get_logger()
 
-BACKOFF = Backoff(first=0.1, cap=5.0)
-"""The wait before a sink that could not be opened is tried again."""
-
 LOCK_POLL = 0.5
 """Seconds between two attempts to open a sink that another process has locked. A blocking `flock` would occupy a
 thread that cannot be cancelled."""
 
 LOCK_SECONDS = 60.0
 """Seconds that a run waits for a sink that another process has locked. Then the run fails."""
-
-LOCK_NOTICES = (0.0, 10.0, 60.0)
-"""Seconds of such a wait after which a warning is logged."""
-
-LOCK_NOTICE_PERIOD = 300.0
-"""Seconds between further warnings."""
 
 CANCEL_GRACE = 1.0
 """Seconds that a cancelled call of a sink has to end before it is abandoned."""
@@ -74,6 +67,17 @@ class SharedSink:
         self._close_pending = False
         """Whether the sink is to be closed when an abandoned call has ended."""
         self._rng = random.Random()  # noqa: S311 - jitter, no secret
+        self.outage = Outage(loop, self._rng)
+
+    @property
+    def title(self) -> str:
+        """What the sink is called in logs and messages."""
+        return _display_name(self.sink)
+
+    @property
+    def label(self) -> str:
+        """Its name or its title: a topic, a subject, a table. Several sinks may have the same URL."""
+        return self.sink.name or getattr(self.sink, "title", "") or self.title
 
     @staticmethod
     def of(sink: Sink) -> SharedSink:
@@ -91,29 +95,80 @@ class SharedSink:
         shared.users += 1
         return shared
 
-    async def write(self, values: Sequence[Any], timeout: float) -> Sequence[Exception | None] | None:
+    async def write(
+        self,
+        values: Sequence[Any],
+        timeout: float,
+        max_outage_wait: float = math.inf,
+        deadlines: Sequence[float] | None = None,
+    ) -> Sequence[Exception | None] | None:
         """Write values after earlier writes. Return an error or None for each value, or None if all were written.
 
-        `timeout` is in seconds, for one call of the sink. Errors for which no element is at fault are raised: the
-        reader of standard output has disconnected (`ReaderDisconnected`), another process held the lock of the sink for
-        `LOCK_SECONDS` (`SinkStillLocked`), or this process has the file open with other settings (`SinkAlreadyOpen`).
+        `timeout` is in seconds, for one call of the sink. While its server cannot be reached, values wait for up to
+        `max_outage_wait` seconds, or until their deadlines if that is earlier. Then they fail with `SinkUnavailable`.
+
+        Errors for which no element is at fault are raised: the reader of standard output has disconnected
+        (`ReaderDisconnected`), another process held the lock of the sink for `LOCK_SECONDS` (`SinkStillLocked`), or
+        this process has the file open with other settings (`SinkAlreadyOpen`).
         """
-        failures, arrived = self._failures, self.loop.time()
-        try:
+        arrived = self.loop.time()
+        results: list[Exception | None] = [None] * len(values)
+        waiting: Sequence[int] = range(len(values))
+        failures = self._failures
+        while waiting:
+            if self.outage.holds:
+                give_up_at = [min(arrived + max_outage_wait, each) for each in deadlines or [math.inf] * len(values)]
+                waiting = self.outage.expire(self.title, waiting, give_up_at, arrived, results)
+                if waiting:
+                    await self.outage.wait(min(give_up_at[each] for each in waiting))
+                continue
             async with self._lock:
-                if not self._opened:
-                    await self._open(failures, arrived, timeout)
-                results: Sequence[Exception | None] | None = await self._run_call(
-                    lambda: self.sink.write(values), timeout
-                )
-            if results is not None and len(results) != len(values):
-                raise InvalidCallResult(
-                    f"{_display_name(self.sink)}: expected write() to return None or one entry for each value"
-                )
+                if not self.outage.holds:  # no other run has failed to reach the server meanwhile
+                    waiting = await self._attempt(values, waiting, results, (failures, arrived), timeout)
+        return results if any(results) else None
+
+    async def _attempt(
+        self,
+        values: Sequence[Any],
+        waiting: Sequence[int],
+        results: list[Exception | None],
+        since: tuple[int, float],
+        timeout: float,
+    ) -> Sequence[int]:
+        """Write the waiting values. Return those for which the server could not be reached."""
+        written = values if len(waiting) == len(values) else tuple(values[each] for each in waiting)
+        try:
+            found = await self._open_and_write(written, since, timeout)
         except (ReaderDisconnected, SinkStillLocked, SinkAlreadyOpen):
             raise  # the run cannot continue without the reader of standard output, or without the file
         except Exception as error:
-            return [error] * len(values)
+            found = [error] * len(written)
+        again: list[int] = []
+        for each, result in zip(waiting, found or (), strict=False):
+            if isinstance(result, SinkUnreachable):
+                if not again:
+                    self.outage.record_failure(self.title, result)
+                again.append(each)
+            else:
+                results[each] = result
+        if self.outage.is_on and not again and not all(found or (None,)):
+            self.outage.record_success(self.title)
+        return again
+
+    async def _open_and_write(
+        self, values: Sequence[Any], since: tuple[int, float], timeout: float
+    ) -> Sequence[Exception | None] | None:
+        """Open the sink if necessary, and write values. A timeout is an outage if they may be written again."""
+        try:
+            if not self._opened:
+                await self._open(*since, timeout)
+            results: Sequence[Exception | None] | None = await self._run_call(lambda: self.sink.write(values), timeout)
+        except CallTimeout as error:
+            if getattr(self.sink, "repeatable", False) or not self._opened:
+                raise SinkUnreachable(self.title, describe(error)) from error
+            raise
+        if results is not None and len(results) != len(values):
+            raise InvalidCallResult(f"{self.title}: expected write() to return None or one entry for each value")
         return results
 
     async def release(self) -> None:
@@ -127,24 +182,26 @@ class SharedSink:
                     await self._run_call(self._close_sink, None)
         except Exception as error:
             reason = f"not within {CANCEL_SECONDS:g} s" if isinstance(error, TimeoutError) else describe(error)
-            log.error("sink.close_failed", sink=_display_name(self.sink), error=reason)
+            log.error("sink.close_failed", sink=self.title, error=reason)
         self._forget()
 
     async def _open(self, failures: int, arrived: float, timeout: float) -> None:
         """Open the sink. An attempt that failed while these values waited for the lock counts for them too."""
         if self._error is not None and self._failures > failures:
-            raise SinkUnavailable(_display_name(self.sink), self._error)
+            raise SinkUnavailable(self.title, self._error)
         if self._failures:
             await asyncio.sleep(self._retry_at - self.loop.time())
         try:
             await self._open_unlocked(arrived, timeout)
-        except (SinkStillLocked, SinkAlreadyOpen):
+        except (SinkStillLocked, SinkAlreadyOpen, SinkUnreachable):
             raise
         except Exception as error:
+            if isinstance(error, CallTimeout) and getattr(self.sink, "repeatable", None) is not None:
+                raise
             self._failures += 1
             wait = BACKOFF.seconds(self._failures, self._rng)
             self._error, self._retry_at = error, self.loop.time() + wait
-            title, reason = _display_name(self.sink), describe(error)
+            title, reason = self.title, describe(error)
             log.warning("sink.open_failed", sink=title, error=reason, retry_in=round(wait, 3))
             raise SinkUnavailable(title, error) from error
         self._failures, self._error = 0, None
@@ -166,15 +223,15 @@ class SharedSink:
                 waited = now - max(arrived, self._locked_since)
                 if waited >= LOCK_SECONDS:
                     raise SinkStillLocked(error.sink, LOCK_SECONDS) from None
-                if waited >= _notice_after(notices):
+                if waited >= notice_after(notices):
                     notices += 1
                     fields = {"waited": round(waited, 3), "gives_up_in": round(LOCK_SECONDS - waited, 3)}
-                    log.warning("sink.waiting", sink=_display_name(self.sink), reason=error.reason, **fields)
+                    log.warning("sink.waiting", sink=self.title, reason=error.reason, **fields)
                 await asyncio.sleep(min(LOCK_POLL, LOCK_SECONDS - waited))
             else:
                 if notices:
                     waited = self.loop.time() - max(arrived, self._locked_since or arrived)
-                    log.warning("sink.lock_acquired", sink=_display_name(self.sink), waited=round(waited, 3))
+                    log.warning("sink.lock_acquired", sink=self.title, waited=round(waited, 3))
                 self._locked_since = None
                 return
 
@@ -204,21 +261,21 @@ class SharedSink:
         """Close the sink after the end of an abandoned call."""
         self._close_pending = False
         if self._opened and not self.users:
-            self._call = asyncio.create_task(self._close_sink(), name=f"sink:{_display_name(self.sink)}")
+            self._call = asyncio.create_task(self._close_sink(), name=f"sink:{self.title}")
             detach(self._call, self._log_late_error)
         self._forget()
 
     def _log_late_error(self, error: BaseException | None) -> None:
         if error is not None:
-            log.error("sink.close_failed", sink=_display_name(self.sink), error=describe(error))
+            log.error("sink.close_failed", sink=self.title, error=describe(error))
 
     async def _run_call(self, begin: Callable[[], Coroutine[Any, Any, Any]], timeout: float | None) -> Any:
         """Make a call of the sink. Cancels it after a timeout, or when the run is cancelled."""
         if self._call is not None and not self._call.done():
             await asyncio.wait((self._call,), timeout=timeout)
             if not self._call.done():
-                raise CallTimeout(_display_name(self.sink), timeout or CANCEL_SECONDS)
-        self._call = call = asyncio.create_task(begin(), name=f"sink:{_display_name(self.sink)}")
+                raise CallTimeout(self.title, timeout or CANCEL_SECONDS)
+        self._call = call = asyncio.create_task(begin(), name=f"sink:{self.title}")
         detach(call)  # the caller may be cancelled, even in the iteration in which the call ends
         late = False
         try:
@@ -229,24 +286,24 @@ class SharedSink:
                 call.cancel()
                 await asyncio.wait((call,), timeout=CANCEL_GRACE)
                 if not call.done():
-                    log.error("sink.call_not_cancelled", sink=_display_name(self.sink), waited=CANCEL_GRACE)
+                    log.error("sink.call_not_cancelled", sink=self.title, waited=CANCEL_GRACE)
         if not call.done() or (late and call.cancelled()):
-            raise CallTimeout(_display_name(self.sink), timeout or CANCEL_SECONDS)
+            raise CallTimeout(self.title, timeout or CANCEL_SECONDS)
         if call.cancelled():
-            raise CallCancelled(_display_name(self.sink))
+            raise CallCancelled(self.title)
         return call.result()
+
+
+def outage_seconds() -> Iterator[tuple[str, float]]:
+    """Yield, for each sink in use, its name and how long values have been waiting for its server; 0 if none waits."""
+    for shared in _OPEN_SINKS.values():
+        yield shared.label, shared.outage.seconds
 
 
 def _find_shared(sink: Sink) -> SharedSink | None:
     """Find the shared sink in use for this sink, an equal one, or one for the same file with the same settings."""
     known = _OPEN_SINKS.get(id(sink)) or next((each for each in _OPEN_SINKS.values() if each.sink == sink), None)
     return known or next((each for each in _OPEN_SINKS.values() if can_share(sink, each.sink)), None)
-
-
-def _notice_after(notices: int) -> float:
-    """Return after how many seconds of a wait the next warning is due, given the number of earlier ones."""
-    more = notices - len(LOCK_NOTICES)
-    return LOCK_NOTICES[notices] if more < 0 else LOCK_NOTICES[-1] + LOCK_NOTICE_PERIOD * (more + 1)
 
 
 def _display_name(sink: Sink) -> str:

@@ -24,6 +24,11 @@ class Sink(Protocol[T]):
     collects up to `max_values` values for a write, and waits up to `max_wait` seconds for them. They stay in the window
     of the run meanwhile. When the window is full and all of its elements have arrived, the write begins at once.
 
+    A sink of a server raises `SinkUnreachable`, from `open` or `write`, when it cannot reach its server, or returns it
+    for some of the values: they wait and are written again. So it may only do that for values that were not written, or
+    that may be written twice. Its attribute `repeatable` is whether that is true of all values of a write that exceeded
+    its timeout.
+
     A sink that writes to files of this machine is a subclass of `LocalSink`, so that
     `penstock check`, `run` and `serve` can reject two uses of one file before anything is written.
     """

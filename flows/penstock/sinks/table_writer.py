@@ -19,7 +19,7 @@ from penstock.backends.postgres import (
     quote_name,
     reason_of,
 )
-from penstock.errors import RowRejected, SinkWriteFailed, describe
+from penstock.errors import RowRejected, SinkUnreachable, SinkWriteFailed, describe
 from penstock.services.retry import Backoff
 from penstock.sinks.table_inserts import Statements
 from penstock.sinks.table_rows import Column, Group, Row, copy_line, group_rows
@@ -263,5 +263,5 @@ class TableWriter:
 
     def _failed(self, error: Exception) -> SinkWriteFailed:
         if is_connection_error(error):
-            return SinkWriteFailed(self._title, f"cannot reach the server ({reason_of(error)}); check host and port")
+            return SinkUnreachable(self._title, f"cannot reach the server ({reason_of(error)}); check host and port")
         return SinkWriteFailed(self._title, message_of(error))

@@ -76,6 +76,10 @@ class Directory(Source[bytes]):
     def __post_init__(self) -> None:
         super().__init__()
 
+    @property
+    def endless(self) -> bool:
+        return True
+
     async def produce(self, emitter: Emitter[bytes]) -> None:
         await DirectoryReader(self, emitter).watch()
 

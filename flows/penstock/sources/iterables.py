@@ -126,6 +126,10 @@ class Ticks(Source[int]):
     def __post_init__(self) -> None:
         super().__init__()
 
+    @property
+    def endless(self) -> bool:
+        return self.total is None
+
     async def produce(self, emitter: Emitter[int]) -> None:
         loop = asyncio.get_running_loop()
         start = loop.time()

@@ -44,7 +44,8 @@ class JetStreamSource(Source[bytes]):
     logged (`source.consumer_differs`), other settings that change which messages are received fail the run.
 
     `deliveries` counts each delivery, also one that was answered by a stop. With `on_failure="redeliver"` an element
-    that failed is delivered again instead of becoming a dead letter, until `deliveries` are used up.
+    that failed is delivered again instead of becoming a dead letter, until `deliveries` are used up. The dead
+    letter that it then becomes names its last failure, if that was in the same run.
 
     Raises `FlowDefinitionError` for invalid settings. Fails with `BrokerError` if it cannot begin.
 
@@ -85,6 +86,10 @@ class JetStreamSource(Source[bytes]):
     def title(self) -> str:
         """The stream and the consumer, for messages."""
         return f"nats {self.stream}/{self.durable}"
+
+    @property
+    def endless(self) -> bool:
+        return True
 
     async def produce(self, emitter: Emitter[bytes]) -> None:
         from penstock.sources.jetstream_run import JetStreamRun  # imports the client

@@ -113,6 +113,7 @@ class JetStreamRun:
             pending_msgs_limit=0,  # never more than was requested
             pending_bytes_limit=0,  # beyond a limit the client would drop messages
         )
+        self._emitter.report_connection(lambda: bool(self._client.is_connected))
         self._emitter.spawn(self._send_all(self._requests), "jetstream:send")
         self._emitter.spawn(self._extend_leases(self._requests), "jetstream:leases")
 

@@ -105,6 +105,10 @@ class KafkaSource(Source[bytes]):
     def for_process(self, number: int) -> KafkaSource:
         return self if self.instance_id is None else replace(self, instance_id=f"{self.instance_id}-{number}")
 
+    @property
+    def endless(self) -> bool:
+        return True
+
     async def produce(self, emitter: Emitter[bytes]) -> None:
         await Consumption(self, emitter, self._join()).run()
 
@@ -159,6 +163,7 @@ class Consumption:
         try:
             async with self._scope:
                 await self._group.start(self)
+                self._emitter.report_connection(lambda: self._group.connected)
                 self._emitter.spawn(self._stay_in_group(), "kafka:keepalive")
                 while True:
                     await self._give_out(*await self._wait_for_room())

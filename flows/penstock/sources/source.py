@@ -106,6 +106,10 @@ class Emitter(Generic[T]):
         """
         self._on_stop = call
 
+    def report_connection(self, is_connected: Callable[[], bool]) -> None:
+        """Let the health of the process ask `is_connected` while the run lasts: has the source a connection now?"""
+        self._context.source_connected = is_connected
+
     def lease_from(self, lessor: Lessor[Any], *, redeliver: bool = False) -> Leases[Any]:
         """Register the lessor of the leases that are sent, once, before the first. Return the leases of the run.
 
@@ -179,6 +183,7 @@ class Emitter(Generic[T]):
             self._context.window.acquire(1)
             element: Element[Any] = Element(value, first, self.ledger, value)
             element.fail("source", error)
+            known.add_last_failure(element, lease)
             known.add([element], [lease], refused=True)
             self.emit([element])
         finally:
@@ -258,6 +263,11 @@ class Source(RunObservable[Any], Generic[Out]):  # of lists of elements; named h
     def for_process(self, number: int) -> Source[Out]:  # noqa: ARG002 - for subclasses
         """Return the source as process `number` of a service runs it, from 1. Default: the source as it is."""
         return self
+
+    @property
+    def endless(self) -> bool:
+        """Whether it emits until its run is stopped, as the source of a broker does."""
+        return False
 
     @abstractmethod
     async def produce(self, emitter: Emitter[Out]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from penstock.core.context import CANCEL_SECONDS, RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.operators import Downstream, async_operator, mark_entered, record_durations
-from penstock.errors import FlowDefinitionError
+from penstock.errors import DeadlineExceeded, FlowDefinitionError, SinkUnavailable
 from penstock.sinks import SharedSink, Sink
 from penstock.steps.step import Step, check_seconds, set_option
 
@@ -20,6 +20,9 @@ GROUP = 1024
 
 TIMEOUT = 30.0
 """Default of `timeout`: seconds for one write."""
+
+MAX_OUTAGE_WAIT = 300.0
+"""Default of `max_outage_wait`, the same as that of the circuit breakers of services."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,18 @@ class To(Step):
     time, and closed after the last run.
 
     **Accepts** elements. **Backpressures when** a write is in progress: elements wait, within the window, and are
-    written together in the next write. A sink with `max_wait` lets them wait for more (see `Sink`). If a sink cannot be
-    opened, the elements of that write fail and the others wait for the next attempt, with backoff up to 5 s. **Emits**
-    the same elements in the same order. **Completes when** its input completes and all values are written.
+    written together in the next write. A sink with `max_wait` lets them wait for more (see `Sink`). While the server of
+    a sink cannot be reached, elements wait and the write is repeated, with backoff up to 5 s; one that has waited for
+    `max_outage_wait` seconds fails as `SinkUnavailable`. If a sink cannot be opened for another reason, such as a wrong
+    password, the elements of that write fail and the others wait for the next attempt. **Emits** the same elements in
+    the same order. **Completes when** its input completes and all values are written.
 
     >>> step = To((orders_file, audit_file), name="files")
     """
 
     targets: tuple[Sink, ...]
     timeout: float = field(default=TIMEOUT, kw_only=True)
+    max_outage_wait: float = field(default=MAX_OUTAGE_WAIT, kw_only=True)
 
     kind = "to"
 
@@ -52,10 +58,11 @@ class To(Step):
             if not hasattr(sink, "write"):
                 raise FlowDefinitionError(f"to: expected sinks such as FileSink('out.ndjson'), got {sink!r}")
         check_seconds("timeout", self.timeout)
+        check_seconds("max_outage_wait", self.max_outage_wait)
         super().__post_init__()
 
     def operator(self) -> Operator[Any, Any]:
-        return async_operator(self.name, partial(ToStage, self.name, self.targets, self.timeout))
+        return async_operator(self.name, partial(ToStage, self.name, self.targets, self.timeout, self.max_outage_wait))
 
     @property
     def sinks(self) -> Mapping[str, Sink]:
@@ -86,11 +93,13 @@ class ToStage:
         name: str,
         sinks: Sequence[Sink],
         timeout: float,
+        max_outage_wait: float,
         observer: Downstream,
         context: RunContext,
     ) -> None:
         self._name = name
         self._timeout = timeout
+        self._max_outage_wait = max_outage_wait
         self._observer = observer
         self._context = context
         self._histogram = context.histogram(name)
@@ -108,6 +117,14 @@ class ToStage:
             shared = SharedSink.of(sink)
             context.on_close(partial(_release, shared))
             self._sinks.append(shared)
+        context.watch_queue(self)
+
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of a sink whose server values wait for; None if they do not."""
+        if self._task is None:
+            return None
+        return next((shared.label for shared in self._sinks if shared.outage.waiting), None)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Collect elements, and start the task that writes them; forward elements that have an outcome already."""
@@ -162,19 +179,37 @@ class ToStage:
 
     async def _write(self, group: list[Element[Any]]) -> None:
         values = tuple(element.value for element in group)
+        deadlines = None if self._context.deadlines is None else [element.deadline for element in group]
         if len(self._sinks) == 1:
-            results = [await self._sinks[0].write(values, self._timeout)]
+            results = [await self._write_to(self._sinks[0], values, deadlines)]
         else:
-            results = await self._write_to_all(values)
+            results = await self._write_to_all(values, deadlines)
         for name, errors in zip(self._names, results, strict=True):
             for element, error in zip(group, errors or (), strict=False):
                 if error is not None and element.outcome is None:
-                    element.fail(name, error)
+                    self._fail(element, name, error)
 
-    async def _write_to_all(self, values: tuple[Any, ...]) -> list[Sequence[Exception | None] | None]:
+    def _fail(self, element: Element[Any], name: str, error: Exception) -> None:
+        attempts = 1
+        if isinstance(error, SinkUnavailable) and error.waited is not None:
+            attempts = 0
+            if (deadlines := self._context.deadlines) is not None and element.deadline <= self._context.loop.time():
+                seconds = deadlines.seconds_of(element.deadline)
+                exceeded = DeadlineExceeded(error.sink, seconds, "passed while its server could not be reached")
+                exceeded.__cause__, error = error.__cause__, exceeded
+        element.fail(name, error, attempts)
+
+    async def _write_to(
+        self, sink: SharedSink, values: tuple[Any, ...], deadlines: Sequence[float] | None
+    ) -> Sequence[Exception | None] | None:
+        return await sink.write(values, self._timeout, self._max_outage_wait, deadlines)
+
+    async def _write_to_all(
+        self, values: tuple[Any, ...], deadlines: Sequence[float] | None
+    ) -> list[Sequence[Exception | None] | None]:
         """Write concurrently. If one write raises, such as for a pipe without a reader, cancel the others."""
         name = f"{self._context.name}:step:{self._name}"
-        writes = [asyncio.create_task(sink.write(values, self._timeout), name=name) for sink in self._sinks]
+        writes = [asyncio.create_task(self._write_to(sink, values, deadlines), name=name) for sink in self._sinks]
         try:
             await asyncio.wait(writes, return_when=asyncio.FIRST_EXCEPTION)
         finally:

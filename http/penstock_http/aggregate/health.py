@@ -9,6 +9,8 @@ Document: TypeAlias = "dict[str, Any]"
 
 READY = "ready"
 UNUSABLE = "dead_letters_unusable"
+NOT_WORKING = "not_working"
+"""The status of a process that only runs workers, and one of them cannot receive or write."""
 NO_ANSWER = "no_answer"
 """The status of a process that did not answer in time: it starts, it ends, or it is frozen."""
 
@@ -17,7 +19,7 @@ def merge_readiness(answers: Mapping[int, Document | None]) -> Document:
     """Return the readiness of the service, with the status of each process, by its number.
 
     One process that is ready is enough. A dead-letter store that is unusable for one is so for all of them, and the
-    service is not ready.
+    service is not ready. Nor is it while a worker cannot receive or write, which may run in one process only.
     """
     found = {process: answer or {"status": NO_ANSWER} for process, answer in sorted(answers.items())}
     statuses = [answer["status"] for answer in found.values()]
@@ -25,5 +27,11 @@ def merge_readiness(answers: Mapping[int, Document | None]) -> Document:
     stores = sorted({store for answer in found.values() for store in answer.get("stores", ())})
     if stores:
         return {"status": UNUSABLE, "stores": stores, "processes": processes}
+    if any(answer["status"] == NOT_WORKING for answer in found.values()):
+        unavailable = {
+            kind: sorted({name for answer in found.values() for name in answer.get(kind, ())})
+            for kind in ("workers", "sinks")
+        }
+        return {"status": NOT_WORKING, **unavailable, "processes": processes}
     status = READY if READY in statuses else next((each for each in statuses if each != NO_ANSWER), NO_ANSWER)
     return {"status": status, "processes": processes}

@@ -20,9 +20,11 @@ from prometheus_client.registry import Collector
 
 from penstock.graph import FlowCounters, service_counts
 from penstock.runtime import FlowStatistics, Phase
+from penstock.runtime.worker import UNAVAILABLE_SECONDS
+from penstock.sinks.shared import outage_seconds
 from penstock.support.json_encoding import encode_json
 from penstock_http.aggregate.flows import merge_flow, merge_flows, merge_graph_counts, newest_result
-from penstock_http.aggregate.health import merge_readiness
+from penstock_http.aggregate.health import NOT_WORKING, READY, merge_readiness
 from penstock_http.aggregate.metrics import WithProcess, merge_metrics
 from penstock_http.aggregate.supervision import parent_registry, supervision_registry
 from penstock_http.processes.peers import ASK_SECONDS, NoAnswer
@@ -50,16 +52,21 @@ class FlowQuestion(Struct, frozen=True):
 
 
 class AllProcesses:
-    """Asks all processes of the service, and merges their answers with that of this process."""
+    """Asks all processes of the service, and merges their answers with that of this process.
 
-    def __init__(self, state: AppState, registry: CollectorRegistry) -> None:
+    With `workers_only` a process is ready only if its workers can work. So a deployment whose broker cannot be reached
+    does not count as done. Nothing restarts it for that: `/health/live` is 200.
+    """
+
+    def __init__(self, state: AppState, registry: CollectorRegistry, *, workers_only: bool = False) -> None:
         self._state = state
+        self._readiness = work_readiness if workers_only else readiness
         self._registry = registry
         self._parent = WithProcess(parent_registry(), "parent")
         labelled = WithProcess(registry, str(state.peers.number))
         self._answers: dict[str, Answer] = {
             "metrics": lambda accept: _encoder(accept.decode())[0](labelled),
-            "readiness": lambda _: encode_json(readiness(state)),
+            "readiness": lambda _: encode_json(self._readiness(state)),
             "flows": self._own_flows,
             "graph": lambda name: encode_json(_graph_counts(state, name.decode())),
             "run": lambda run: b"1" if run.decode() in state.supervisor.runs else b"",
@@ -86,7 +93,7 @@ class AllProcesses:
     async def readiness(self) -> Document:
         """Return whether the service accepts requests, and the status of each process."""
         if self._is_only_one:
-            return readiness(self._state)
+            return self._readiness(self._state)
         question = self._ask("readiness", timeout=READY_SECONDS)
         answers, counts = await asyncio.gather(question, self._counts(READY_SECONDS))
         numbers = {*answers, *counts.up}
@@ -170,7 +177,21 @@ def readiness(state: AppState) -> Document:
         return {"status": supervisor.phase.value}
     if unusable := [name for name, usable in supervisor.stores.usable().items() if not usable]:
         return {"status": "dead_letters_unusable", "stores": unusable}
-    return {"status": "ready"}
+    return {"status": READY}
+
+
+def work_readiness(state: AppState) -> Document:
+    """Return the same for a process that only runs workers.
+
+    It is not ready if for half a minute one could not receive, or values waited for a sink that cannot be reached.
+    """
+    workers = state.supervisor.unavailable_workers().items()
+    unavailable = ["/".join(name) for name, seconds in workers if seconds >= UNAVAILABLE_SECONDS]
+    sinks = [sink for sink, seconds in outage_seconds() if seconds >= UNAVAILABLE_SECONDS]
+    document = readiness(state)
+    if document["status"] == READY and (unavailable or sinks):
+        return {"status": NOT_WORKING, "workers": unavailable, "sinks": sinks}
+    return document
 
 
 def _flow_document(state: AppState, question: FlowQuestion) -> Document:

@@ -20,7 +20,8 @@ async def live(request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """Respond with 200 if requests are accepted, 503 while shutting down or if a dead-letter store is unusable.
 
-    Shutting down begins with the first stop signal, before the drain delay.
+    Shutting down begins with the first stop signal, before the drain delay. A process that only runs workers is not
+    ready either while they cannot work: see `AllProcesses`.
     """
     document = await request.app[ALL_PROCESSES].readiness()
     return json_response(document, 200 if document["status"] == READY else 503)
