@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from penstock_http.aggregate.flows import merge_flow, merge_flows
 from penstock_http.aggregate.health import merge_readiness
-from penstock_http.aggregate.metrics import merge_metrics
+from penstock_http.aggregate.metrics import WithProcess, merge_metrics
 
 Samples = set[tuple[str, tuple[tuple[str, str], ...], float, str | None]]
 
@@ -55,25 +55,21 @@ def samples(parse: Callable[[str], Any], text: bytes, **labels: str) -> Samples:
     ids=["text", "openmetrics"],
 )
 def test_merged_metrics_are_those_of_all_processes(
-    generate: Callable[[CollectorRegistry], bytes], parse: Callable[[str], Any]
+    generate: Callable[[Any], bytes], parse: Callable[[str], Any]
 ) -> None:
     """Each sample has the label `process`; each family is described once, as strict parsers require."""
-    texts = {str(number): generate(registry(number)) for number in (1, 2, 3)}
+    registries = {str(number): registry(number) for number in (1, 2, 3)}
     common = CollectorRegistry()
     Gauge("up", "Of all", ["process"], registry=common).labels("4").set(0)
-    merged = merge_metrics(texts, generate(common))
+    labelled = [WithProcess(found, process) for process, found in registries.items()]
+    merged = merge_metrics([generate(each) for each in (common, *labelled)])
     expected = samples(parse, generate(common))
-    for number, text in texts.items():
-        expected |= samples(parse, text, process=number)
+    for process, found in registries.items():
+        expected |= samples(parse, generate(found), process=process)
     assert samples(parse, merged) == expected
     assert len(expected) == 1 + 3 * 8 + 1
     heads = [line for line in merged.splitlines() if line.startswith((b"# HELP", b"# TYPE", b"# EOF"))]
     assert len(heads) == len(set(heads))
-
-
-def test_metrics_of_no_process_are_the_common_ones() -> None:
-    """For example while no process answers in time."""
-    assert merge_metrics({}, b"# HELP a A\n# TYPE a gauge\na 1\n# EOF\n") == b"# HELP a A\n# TYPE a gauge\na 1\n# EOF\n"
 
 
 def service(state: str, in_flight: int, probe: float | None = None, opened: int = 0) -> dict[str, Any]:

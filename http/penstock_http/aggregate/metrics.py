@@ -1,51 +1,63 @@
-"""Merge the metrics of several processes into one text. Each sample gets the label `process`.
+"""Merge the metrics of several processes into one text.
 
-The texts are those of prometheus_client, in the text format of Prometheus or in OpenMetrics. They are split and joined
-as bytes: parsing them would take longer than the processes took to write them.
+Each process writes its own text, with the label `process`. The texts are those of prometheus_client, in the text format
+of Prometheus or in OpenMetrics. They are split and joined as bytes: parsing them would hold the event loop for longer
+than it took the processes to write them.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+_HELP = b"# HELP "
+"""The beginning of a family of series. Line breaks in help texts and labels are escaped."""
 
 _END = b"# EOF\n"
 """The last line in OpenMetrics."""
 
-_HEAD = re.compile(rb"(?P<name>\S+)[^\n]*(?:\n# (?:TYPE|UNIT) [^\n]*)*\n?")
-"""The lines about a family of series after `# HELP `: its name and help, its type, its unit."""
 
-_LABELLED = re.compile(rb"^([a-zA-Z_:][\w:]*)\{", re.MULTILINE)
-_BARE = re.compile(rb"^([a-zA-Z_:][\w:]*) ", re.MULTILINE)
+class WithProcess(Collector):
+    """The series of a registry, with the label `process`."""
+
+    def __init__(self, registry: Collector, process: str) -> None:
+        self._registry = registry
+        self._label = {"process": process}
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each family with the label."""
+        for metric in self._registry.collect():
+            metric.samples = [sample._replace(labels=sample.labels | self._label) for sample in metric.samples]
+            yield metric
 
 
-def merge_metrics(texts: Mapping[str, bytes], common: bytes = b"") -> bytes:
-    """Return one text with the samples of all processes, each family once. `texts` is by the value of the label.
-
-    `common` is the text of other families, which get no label.
-    """
+def merge_metrics(texts: Iterable[bytes]) -> bytes:
+    """Return one text with the samples of all texts. Each family is described once, with the help of the first text."""
     heads: dict[bytes, bytes] = {}
     samples: dict[bytes, list[bytes]] = {}
-    for process, text in texts.items():
-        for name, head, lines in _families(text.removesuffix(_END)):
-            heads.setdefault(name, head)
-            samples.setdefault(name, []).append(_with_label(process.encode(), lines))
-    merged = b"".join(b"# HELP " + head + b"".join(samples[name]) for name, head in heads.items())
-    end = _END if any(text.endswith(_END) for text in (common, *texts.values())) else b""
-    return common.removesuffix(_END) + merged + end
+    end = b""
+    for text in texts:
+        if text.endswith(_END):
+            end = _END
+        for family in _families(text.removesuffix(_END)):
+            name = family[: family.index(b" ")]
+            size = _size_of_head(family)
+            heads.setdefault(name, family[:size])
+            samples.setdefault(name, []).append(family[size:])
+    return b"".join(_HELP + head + b"".join(samples[name]) for name, head in heads.items()) + end
 
 
-def _families(text: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yield the name of each family, the lines about it without `# HELP `, and its samples."""
-    # Labels and help texts hold no line breaks: they are escaped.
-    for part in (b"\n" + text.removesuffix(b"\n")).split(b"\n# HELP ")[1:]:
-        complete = part + b"\n"
-        head = _HEAD.match(complete)
-        assert head is not None
-        yield head["name"], head[0], complete[head.end() :]
+def _families(text: bytes) -> Iterator[bytes]:
+    """Yield the lines of each family, without `# HELP ` before its name."""
+    for family in (b"\n" + text.removesuffix(b"\n")).split(b"\n" + _HELP)[1:]:
+        yield family + b"\n"
 
 
-def _with_label(process: bytes, lines: bytes) -> bytes:
-    """Return samples with the label `process`."""
-    labelled = _LABELLED.sub(rb'\g<1>{process="%b",' % process, lines)
-    return _BARE.sub(rb'\g<1>{process="%b"} ' % process, labelled)
+def _size_of_head(family: bytes) -> int:
+    """Return the length of the lines before the samples: the name and the help, the type, the unit."""
+    end = family.index(b"\n") + 1
+    while family.startswith((b"# TYPE ", b"# UNIT "), end):
+        end = family.index(b"\n", end) + 1
+    return end

@@ -16,6 +16,7 @@ from aiohttp import web
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from penstock.graph import FlowCounters, service_counts
 from penstock.runtime import FlowStatistics, Phase
@@ -24,7 +25,7 @@ from penstock.sinks.shared import outage_seconds
 from penstock.support.json_encoding import encode_json
 from penstock_http.aggregate.flows import merge_flow, merge_flows, merge_graph_counts, newest_result
 from penstock_http.aggregate.health import NOT_WORKING, READY, merge_readiness
-from penstock_http.aggregate.metrics import merge_metrics
+from penstock_http.aggregate.metrics import WithProcess, merge_metrics
 from penstock_http.aggregate.supervision import parent_registry, supervision_registry
 from penstock_http.processes.peers import ASK_SECONDS, NoAnswer
 from penstock_http.processes.resources import PROCESS_COUNTS, ProcessCounts
@@ -61,9 +62,10 @@ class AllProcesses:
         self._state = state
         self._readiness = work_readiness if workers_only else readiness
         self._registry = registry
-        self._parent = parent_registry()
+        self._parent = WithProcess(parent_registry(), "parent")
+        labelled = WithProcess(registry, str(state.peers.number))
         self._answers: dict[str, Answer] = {
-            "metrics": lambda accept: _encoder(accept.decode())[0](registry),
+            "metrics": lambda accept: _encoder(accept.decode())[0](labelled),
             "readiness": lambda _: encode_json(self._readiness(state)),
             "flows": self._own_flows,
             "graph": lambda name: encode_json(_graph_counts(state, name.decode())),
@@ -84,9 +86,9 @@ class AllProcesses:
             return encode(self._registry), content_type
         question = self._ask("metrics", accept.encode(), METRICS_SECONDS)
         answers, counts = await asyncio.gather(question, self._counts())
-        texts = {str(number): text for number, text in sorted(answers.items()) if text is not None}
-        supervision = supervision_registry(answers, counts)
-        return merge_metrics(texts | {"parent": encode(self._parent)}, encode(supervision)), content_type
+        texts = [encode(supervision_registry(answers, counts))]
+        texts += [text for _, text in sorted(answers.items()) if text is not None]
+        return merge_metrics([*texts, encode(self._parent)]), content_type
 
     async def readiness(self) -> Document:
         """Return whether the service accepts requests, and the status of each process."""
@@ -137,12 +139,13 @@ class AllProcesses:
         )
 
     async def _ask(self, topic: str, payload: bytes = b"", timeout: float = ASK_SECONDS) -> dict[int, bytes | None]:
-        """Return the answers of all processes; only that of this process if the parent is gone."""
+        """Return the answers of all processes; only that of this process if the parent is gone or passes none on."""
         try:
             answers = await self._state.peers.ask(topic, payload, timeout=timeout)
             return {number: answer and zlib.decompress(answer) for number, answer in answers.items()}
         except NoAnswer:
-            return {self._state.peers.number: self._answers[topic](payload)}
+            others = dict.fromkeys(range(1, self._state.peers.count + 1))
+            return {**others, self._state.peers.number: self._answers[topic](payload)}
 
     async def _counts(self, timeout: float = ASK_SECONDS) -> ProcessCounts:
         """Return the processes as the parent sees them."""
@@ -214,7 +217,7 @@ def _graph_counts(state: AppState, flow: str) -> FlowCounters | None:
     return dataclasses.replace(counts, services=services)
 
 
-def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
     """Return the function that writes metrics in the requested format, and the media type."""
     try:
         return choose_encoder(accept)
