@@ -80,7 +80,8 @@ def test_metrics_can_be_parsed(server: Process, mixture: dict[str, float], accep
     families = list(parser.text_string_to_metric_families(response.body.decode()))
     names = {sample.name for family in families for sample in family.samples}
     missing = {s for s in SERIES if not {s, f"{s}_total", f"{s}_bucket", f"{s}_info"} & names}
-    assert missing == OF_CONNECTIONS | {"penstock_tls_certificate_expiry_timestamp_seconds"}
+    of_others = {"penstock_tls_certificate_expiry_timestamp_seconds", "penstock_sink_unreachable_seconds"}
+    assert missing == OF_CONNECTIONS | of_others
     assert all(family.documentation for family in families)
 
 

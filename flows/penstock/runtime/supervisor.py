@@ -286,9 +286,8 @@ class Supervisor:
         """Return how long each worker could not receive, in seconds; 0 if it can."""
         now = asyncio.get_running_loop().time()
         return {
-            name: self._running_workers[name].unavailable_seconds(now)
+            name: 0.0 if task.done() else self._running_workers[name].unavailable_seconds(now)
             for name, task in self.workers.items()
-            if not task.done()
         }
 
     @property
