@@ -26,6 +26,8 @@ settings.load_profile("penstock")
 # Log lines are shown with the test that fails. (The library logs through structlog only where a program configures it;
 # `capture_logs` does, and from then on unconfigured loggers would print to standard output.)
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+# Processes run in asyncio's event loop, although uvloop is installed; tests/service/test_event_loops.py is about both.
+os.environ.setdefault("PENSTOCK_EVENT_LOOP", "asyncio")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a process would compile all modules when it starts: a second of work
 
 

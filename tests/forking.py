@@ -31,6 +31,12 @@ LARGEST = 1 << 20
 """Bytes of a message: the environment is the most of it."""
 
 
+def environment() -> dict[str, str]:
+    """The variables of this process without settings of Penstock, except for the event loop."""
+    kept = "PENSTOCK_EVENT_LOOP"  # see conftest.py
+    return {name: value for name, value in os.environ.items() if name == kept or not name.startswith("PENSTOCK_")}
+
+
 def start(
     *words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, **options: Any
 ) -> subprocess.Popen[Any]:
@@ -158,10 +164,9 @@ class Server:
         for one in (self._socket, theirs):
             one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
         self._lock = threading.Lock()
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), str(theirs.fileno())],
-            env=clean | {"PYTHONPATH": os.pathsep.join(PATHS)},
+            env=environment() | {"PYTHONPATH": os.pathsep.join(PATHS)},
             pass_fds=[theirs.fileno()],
         )
         theirs.close()

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 import click
 
 from penstock.errors import PenstockError
+from penstock.support.event_loop import EVENT_LOOPS, check_event_loop
 from penstock.support.text import suggest
 from penstock.tokens import InvalidToken, Token, default_token, digest_of, parse_tokens
 
@@ -157,6 +158,12 @@ class Settings:
     log_format: str = setting(
         "auto", "Log format; auto: console on a terminal, else JSON", choices=("auto", "json", "console")
     )
+    event_loop: str = setting(
+        "auto",
+        "Event loop; auto: uvloop if the extra penstock[uvloop] is installed",
+        choices=EVENT_LOOPS,
+        check=check_event_loop,
+    )
     allow_deployments: str = setting(
         "yes", "Whether PUT /flows/NAME is accepted; its flows can run code here", choices=("yes", "no")
     )
@@ -215,6 +222,7 @@ WORK_OPTIONS = (
     "send_buffer",
     "log_level",
     "log_format",
+    "event_loop",
     "allowed_hosts",
 )
 """The settings that are options of `penstock work`. The others are about clients or about the built-in flow."""

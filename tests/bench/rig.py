@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -75,7 +76,7 @@ class Server:
 
     def forget_failures(self) -> None:
         """Have a peer that keeps failures in memory drop them, so that those of one run do not slow the next."""
-        if self.name != "penstock":
+        if not self.name.startswith("penstock"):
             self.ask("/dead-letters", "DELETE")
 
     def metric(self, name: str, **labels: str) -> float:
@@ -152,7 +153,16 @@ def penstock(folder: Path, scale: float) -> tuple[list[str], dict[str, str]]:
     }
     flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "penstock", "serve", *flags, "--dead-letters", store]
-    return command, {"PYTHONPATH": f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"}
+    paths = f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"
+    return command, {"PYTHONPATH": paths, "PENSTOCK_EVENT_LOOP": "asyncio"}
+
+
+def penstock_uvloop(folder: Path, scale: float) -> tuple[list[str], dict[str, str]]:
+    """How to start Penstock in uvloop's event loop."""
+    if importlib.util.find_spec("uvloop") is None:
+        raise Missing("uvloop is not installed")
+    command, environment = penstock(folder, scale)
+    return command, environment | {"PENSTOCK_EVENT_LOOP": "uvloop"}
 
 
 def plain(folder: Path, scale: float) -> tuple[list[str], dict[str, str]]:
@@ -178,7 +188,13 @@ def batched(folder: Path, scale: float) -> tuple[list[str], dict[str, str]]:
     return command, environment | {"WRITES": "batched"}
 
 
-COMMANDS = {"penstock": penstock, "express": express, "express-batched": batched, "plain": plain}
+COMMANDS = {
+    "penstock": penstock,
+    "penstock-uvloop": penstock_uvloop,
+    "express": express,
+    "express-batched": batched,
+    "plain": plain,
+}
 
 
 @contextmanager

@@ -77,13 +77,13 @@ def serving(names: Sequence[str], variant: Variant) -> Iterator[list[rig.Server]
             prices, stock = f"{url}/prices", f"{url}/stock"
             if variant.batch and name == "plain":
                 continue  # it calls one service for one order
-            if variant.batch and name == "penstock":
+            if variant.batch and name.startswith("penstock"):
                 file = folder / "orders.yaml"
                 file.write_text(FLOW.format(url=url, size=BATCH))
                 command.append(str(file))
             elif variant.batch:
                 environment |= {"BATCH_URL": f"{url}/batch"}
-            elif name == "penstock":
+            elif name.startswith("penstock"):
                 command += ["--pricing-url", f"{prices}/{{orderId}}", "--inventory-url", f"{stock}/{{orderId}}"]
                 environment |= {"SSL_CERT_FILE": ca} if tls else {}
             else:
@@ -125,7 +125,8 @@ def measure(names: Sequence[str], runs: int, count: int, variant: Variant) -> li
         )
         for name, times in seconds.items()
     ]
-    for name, other in (("penstock", "express"), ("penstock", "plain"), ("express", "plain")):
+    pairs = (("penstock", "express"), ("penstock", "plain"), ("penstock-uvloop", "penstock"), ("express", "plain"))
+    for name, other in pairs:
         if name in seconds and other in seconds:
             ratios = [b / a for a, b in zip(seconds[name], seconds[other], strict=True)]
             target = variant.targets.get(other) if name == "penstock" else None

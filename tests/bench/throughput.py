@@ -35,6 +35,7 @@ def variant(names: Sequence[str], runs: int, count: int, failing: bool) -> list[
         ("penstock", "express"),
         ("penstock", "express-batched"),
         ("penstock", "plain"),
+        ("penstock-uvloop", "penstock"),
         ("express", "plain"),
     ):
         if name in seconds and other in seconds:

@@ -85,7 +85,7 @@ def prepare(folder: Path, count: int, flow: str = FLOW) -> None:
 
 def start(folder: Path, *words: str, **options: Any) -> subprocess.Popen[bytes]:
     """Start `penstock WORDS` in a folder, whose modules are found first. It is ended after the test at the latest."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+    clean = forking.environment()
     process = forking.start(
         *words,
         cwd=folder,

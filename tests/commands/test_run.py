@@ -423,6 +423,25 @@ def test_a_reader_that_does_not_read_holds_the_input_back(folder: Path) -> None:
         process.communicate()
 
 
+@pytest.mark.parametrize("event_loop", ["asyncio", "uvloop"])
+def test_descriptors_stay_blocking(folder: Path, event_loop: str) -> None:
+    """Their mode is shared with other processes, such as the shell. libuv makes non-blocking what it polls."""
+    (reader, writer), (output, stdout) = os.pipe(), os.pipe()
+    words = ("run", "flow.yaml", "--event-loop", event_loop)
+    process = start(folder, *words, stdin=reader, stdout=stdout, stderr=subprocess.DEVNULL)
+    try:
+        os.write(writer, b'{"id":1}\n')
+        assert os.read(output, 1)  # it has polled both
+
+        assert os.get_blocking(reader)
+        assert os.get_blocking(stdout)
+    finally:
+        os.close(writer)
+        process.wait(SECONDS)
+        for descriptor in (reader, output, stdout):
+            os.close(descriptor)
+
+
 @pytest.mark.parametrize("code", ["while True: pass", "sum(range(10**12))"], ids=["in Python", "in C"])
 def test_a_third_signal_ends_a_stuck_run(folder: Path, code: str) -> None:
     """Also when no Python code can run, its signal handlers included."""

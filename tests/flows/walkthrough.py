@@ -151,7 +151,7 @@ class Walkthrough:
         until(lambda: log.read_text().count('"run.ended"') >= workers)
 
     def _environment(self) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+        clean = forking.environment()
         path = os.pathsep.join([str(self._folder / ".venv/bin"), str(self._shims), clean["PATH"]])
         sources = os.pathsep.join([str(ROOT / "flows"), str(ROOT / "http")])
         port = self._with_ports(f"--port {DEFAULT_PORT}").removeprefix("--port ")

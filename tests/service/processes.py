@@ -35,7 +35,7 @@ class Process:
     def __init__(
         self, command: str, *flags: object, env: dict[str, str] | None = None, prefix: Sequence[str] = ()
     ) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+        clean = forking.environment()
         options: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.DEVNULL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -75,6 +76,8 @@ class Child:
 
     async def spawn(self, module: str, start: Start, descriptors: Sequence[int]) -> None:
         """Start the process, and pass it descriptors. Raises `OSError` if the system cannot start any."""
+        if not sys.executable or hasattr(sys, "frozen"):  # a frozen program would start itself
+            raise OSError(0, "there is no Python interpreter to run it")
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -95,6 +98,8 @@ class Child:
         ours.setblocking(False)
         await self._channel.open(ours)
         self._channel.send(encode_frame(start))
+        if self.killed:  # meanwhile
+            self.signal(signal.SIGKILL)
 
     async def wait_ready(self) -> bool:
         """Wait until it serves. Returns False if it exits before that, or takes too long."""
@@ -139,17 +144,19 @@ class Child:
         return self.silent
 
     def signal(self, number: int) -> None:
-        """Send it a signal, unless it has exited."""
-        if self._process is not None:
+        """Send it a signal, unless it has exited.
+
+        Not with `Process.send_signal`: that polls, and may take the exit code away from asyncio.
+        """
+        if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self.pid, number)
 
     def kill(self, reason: str) -> None:
-        """Kill it with SIGKILL."""
-        if self._process is not None and self._process.returncode is None:
+        """Kill it with SIGKILL, now or as soon as it has a process."""
+        if self.state is not State.DOWN:
             self.killed = self.killed or reason
-            with suppress(ProcessLookupError):
-                self._process.kill()
+            self.signal(signal.SIGKILL)
 
     async def wait(self) -> None:
         """Wait until it has exited."""

@@ -27,7 +27,10 @@ PING = "ping"
 """The topic of a process that shows that its event loop runs."""
 
 RETIRE = "retire"
-"""The topic of a process that finishes what is open while another one replaces it."""
+"""The topic of a process that is to finish what is open, because another one replaces it.
+
+Answered when it accepts no further connections.
+"""
 
 LEAD = "lead"
 """The topic of a process that starts (`1`) or stops (empty) to run what must not run twice. Answered when done."""
@@ -46,6 +49,8 @@ class Member:
         """The descriptors of the resources that the parent shares, by name."""
         self.retiring = asyncio.Event()
         """Set when another process replaces this one."""
+        self.left = asyncio.Event()
+        """To be set when this process accepts no further connections."""
         self._topics = Topics()
         self._channel = Channel(self._topics.answer)
         self.on(PING, _pong)
@@ -93,6 +98,7 @@ class Member:
 
     async def _retire(self, _: bytes) -> bytes:
         self.retiring.set()
+        await self.left.wait()
         return b""
 
 

@@ -62,6 +62,8 @@ class Parent:
         self._timeout = start.settings.process_timeout
         self._resources: list[Resource] = []
         self._handlers: dict[str, Handler] = {}
+        self._detaching: dict[int, asyncio.Task[None]] = {}
+        """For each process, the task that releases what belongs to it after its exit."""
         self._exit_callbacks: list[Callable[[int], object]] = []
         self._restarts: Counter[str] = Counter()
         self._leader: Child | None = None
@@ -123,25 +125,32 @@ class Parent:
             await asyncio.gather(*(child.wait() for child, _ in started))
             raise _start_error(failed[0])
         for child, _ in started:
+            log.info("process.started", process=child.number, pid=child.pid)
             self._begin(self._keep(child), f"process:{child.number}")
         self._begin(self._watch(), "processes:watch")
         await self.appoint()
 
-    async def replace(self, child: Child) -> bool:
-        """Start another process in place of one, and retire that one. Returns False if the other one cannot start."""
+    async def replace(self, child: Child) -> None:
+        """Start another process in place of one, which accepts no connections any more when this returns.
+
+        Raises `StartFailed` if the other one cannot start.
+        """
         number = await self._free_number()
         async with self.exclusive:
             successor, ready = await self._try_start(number)
         if not ready:
-            del self.children[number]
             if not self.stopping.is_set():
-                error = _start_error(successor)
-                log.error("reload.failed", cause="signal", error=str(error), exit_code=error.code)
-            return False
+                del self.children[number]
+            raise _start_error(successor)
         log.info("process.replaced", process=child.number, pid=child.pid, by=number, by_pid=successor.pid)
         self._begin(self._keep(successor), f"process:{number}")
+        child.retire()
+        log.info("process.retiring", process=child.number, pid=child.pid)
+        try:
+            await child.call(RETIRE, timeout=self._timeout)
+        except NoAnswer as error:
+            child.kill(f"it did not retire: {error}")
         self._begin(self._retire(child), f"process:{child.number}:retire")
-        return True
 
     async def appoint(self) -> None:
         """Make one of the processes run what must not run twice, unless one does that already."""
@@ -172,7 +181,8 @@ class Parent:
 
     async def wait(self) -> None:
         """Wait until all processes have exited."""
-        await asyncio.gather(*(child.wait() for child in self.children.values()))
+        while self._detaching:
+            await asyncio.wait(list(self._detaching.values()))
 
     async def aclose(self) -> None:
         """End all tasks. All processes have exited."""
@@ -199,12 +209,13 @@ class Parent:
         finally:
             for descriptor in named.values():
                 os.close(descriptor)
-        self._begin(self._detach(child, attached), f"process:{number}:exit")
+            self._detaching[number] = asyncio.create_task(self._detach(child, attached), name=f"process:{number}:exit")
         return child, await child.wait_ready()
 
     async def _detach(self, child: Child, attached: Sequence[Resource]) -> None:
         """Release what belonged to a process, after its exit."""
         await child.wait()
+        del self._detaching[child.number]
         for resource in attached:
             resource.detach(child.number)
         for callback in self._exit_callbacks:
@@ -241,22 +252,19 @@ class Parent:
             del self.children[child.number]
 
     async def _retire(self, child: Child) -> None:
-        """Have a process finish what is open and exit. What must not run twice moves to another one."""
-        child.retire()
-        log.info("process.retiring", process=child.number, pid=child.pid)
-        try:
-            await child.call(RETIRE, timeout=self._timeout)
-            if child is self._leader:
-                # No timeout: a run in the background may take as long as the process may. Its exit ends the wait.
-                await child.call(LEAD, b"")
-        except NoAnswer as error:
-            child.kill(f"it did not retire: {error}")
-            await child.wait()
+        """Wait until a process has finished what is open and exited. What must not run twice moves to another one."""
         if child is self._leader:
+            # No timeout: a run in the background may take as long as the process may. Its exit ends the wait.
+            try:
+                await child.call(LEAD, b"")
+            except NoAnswer as error:
+                child.kill(f"it did not give up the lead: {error}")
+                await child.wait()
             self._leader = None
             await self.appoint()
         await child.wait()
-        log.info("process.retired", process=child.number, pid=child.pid, how=exit_text(child.code, child.killed))
+        how = exit_text(child.code, child.killed)
+        (log.info if child.code == 0 else log.warning)("process.retired", process=child.number, pid=child.pid, how=how)
 
     async def _free_number(self) -> int:
         """Return the smallest number of no process. Waits if there are twice as many as serve: some are retiring."""
@@ -265,6 +273,7 @@ class Parent:
             for number in numbers:
                 if number not in self.children:
                     return number
+            log.info("reload.waiting", retiring=self.count, hint="open streams end within the reload timeout")
             retiring = [child.wait() for child in self.children.values() if child.retired]
             waits = [asyncio.ensure_future(wait) for wait in retiring]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -303,6 +312,7 @@ class Parent:
     async def _ask(self, number: int, payload: bytes) -> bytes:
         """Ask all processes a question of one of them."""
         question = msgpack.decode(payload, type=Ask)
+        assert not (question.exclusive and self.children[number].state is State.STARTING), "it would wait for itself"
         if not question.exclusive:
             return await self._ask_all(question, [child for child in self.children.values() if child.serves])
         async with self.exclusive:

@@ -148,9 +148,9 @@ class ClientMonitor:
             self._run.abort(EndReason.STALLED)
 
 
-def unsent_bytes(transport: asyncio.BaseTransport | None) -> int:
+def unsent_bytes(transport: asyncio.Transport | None) -> int:
     """Return the bytes that the client's system has not acknowledged: those buffered here and in the kernel."""
-    if not isinstance(transport, asyncio.WriteTransport) or transport.is_closing():
+    if transport is None or transport.is_closing():
         return 0
     buffered = transport.get_write_buffer_size()
     sock = transport.get_extra_info("socket")

@@ -15,6 +15,7 @@ from penstock.cli.options import FILE, Command, print_error, usage_error
 from penstock.errors import FlowDefinitionError, PenstockError
 from penstock.observe import configure_logging
 from penstock.settings import WORK_OPTIONS, SettingsError, load_settings, settings_options
+from penstock.support.event_loop import run_in_event_loop
 from penstock_http.processes.parent import StartFailed
 from penstock_http.server.bootstrap import ConfigurationError, check_store, python_flows
 from penstock_http.server.init_process import become_init
@@ -87,7 +88,8 @@ def _run(command: str, flows: tuple[str, ...], options: Mapping[str, str | None]
         if settings.processes > 1:
             return asyncio.run(run_parent(settings, flows, watch=watch, workers_only=workers_only))
         static = python_flows(modules, files, settings, workers_only=workers_only)
-        return asyncio.run(run_service(settings, files, static, logs, watch=watch, workers_only=workers_only))
+        service = run_service(settings, files, static, logs, watch=watch, workers_only=workers_only)
+        return run_in_event_loop(service, settings.event_loop)
     except ConfigurationError as error:
         return print_error(command, error, 2)
     except StartFailed as error:

@@ -21,7 +21,7 @@ from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import FlowCandidate
 from penstock_http.processes.member import LEAD
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
-from penstock_http.server.connection import BACKLOG, MAX_ACCEPTS, AcceptErrorHandler, ConnectionFactory, stop_listening
+from penstock_http.server.connection import AcceptErrorHandler, ConnectionFactory
 from penstock_http.server.dead_letters import DeadLetterWork
 from penstock_http.server.limits import log_shared, share_limits
 from penstock_http.server.membership import Alone, Membership
@@ -91,8 +91,7 @@ async def serve(
     assert server is not None
     loop.set_exception_handler(AcceptErrorHandler(counters))
     connections = ConnectionFactory(counters, server, settings, tls)
-    listener = await loop.create_server(connections, sock=sock, backlog=MAX_ACCEPTS)
-    sock.listen(BACKLOG)  # asyncio uses its `backlog` also as the number of connections accepted per iteration
+    listener = await membership.accept(sock, connections, lambda: len(server.connections) + connections.handshakes)
     skip_delay = asyncio.Event()
     install_signals(loop, supervisor, stop, skip_delay, settings)
     tasks: list[asyncio.Task[None]] = []
@@ -108,7 +107,8 @@ async def serve(
     await first_of(stop, membership.retiring)
     if stop.is_set():
         await wait_for_drain_delay(settings.drain_delay, skip_delay)
-    await stop_listening(listener, drain=stop.is_set())  # otherwise the other processes accept what waits
+    await listener.close(drain=stop.is_set())  # otherwise the other processes accept what waits
+    membership.left()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

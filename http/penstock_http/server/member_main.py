@@ -6,16 +6,17 @@ arguments or its environment.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import sys
+from contextlib import suppress
 
 from msgspec import msgpack
 
 from penstock.errors import PenstockError
 from penstock.observe import configure_logging
 from penstock.settings import SettingsError
+from penstock.support.event_loop import run_in_event_loop
 from penstock_http.processes.member import FAILED, Member
 from penstock_http.processes.messages import Failed, Question, Start, encode_frame, read_start
 from penstock_http.server.bootstrap import ConfigurationError, python_flows
@@ -39,7 +40,8 @@ def main() -> int:
             code = 2 if isinstance(error, (ConfigurationError, SettingsError)) else 1
             connection.setblocking(True)
             failed = msgpack.encode(Failed(code, str(error)))
-            connection.sendall(encode_frame(Question(0, FAILED, failed)))
+            with suppress(OSError):  # the parent is gone
+                connection.sendall(encode_frame(Question(0, FAILED, failed)))
             return code
 
 
@@ -61,16 +63,20 @@ def _run(start: Start, connection: socket.socket) -> int:
     modules, files = parse_flows(start.flows)
     static = python_flows(modules, files, settings, workers_only=start.workers_only)
     listener = socket.socket(fileno=start.listener)
+    listener.setblocking(False)
 
     async def run() -> int:
         member = Member(start)
         await member.open(connection.dup())
         membership = OneOfSeveral(member, listener)
-        return await serve(
-            settings, files, static, logs, watch=start.watch, workers_only=start.workers_only, membership=membership
-        )
+        try:
+            return await serve(
+                settings, files, static, logs, watch=start.watch, workers_only=start.workers_only, membership=membership
+            )
+        finally:
+            member.close()
 
-    return asyncio.run(run())
+    return run_in_event_loop(run(), settings.event_loop)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Protocol
 
@@ -16,8 +17,10 @@ import structlog
 from penstock.backends.server_url import hide_password
 from penstock.runtime import ShutdownReport
 from penstock.settings import Settings
+from penstock_http.processes.connection_counts import COUNTS, ConnectionCounts
 from penstock_http.processes.member import Member
-from penstock_http.processes.peers import OnlyProcess, Peers
+from penstock_http.processes.peers import NoAnswer, OnlyProcess, Peers
+from penstock_http.server.acceptor import Listener, OwnListener, SharedListener
 from penstock_http.server.connection import listen
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -48,8 +51,18 @@ class Membership(Protocol):
         """Return the bound socket that connections are accepted from. Raises `ListenFailed`."""
         ...
 
+    async def accept(
+        self, sock: socket.socket, factory: Callable[[], asyncio.Protocol], open_connections: Callable[[], int]
+    ) -> Listener:
+        """Begin to accept connections. `open_connections` returns how many are open."""
+        ...
+
     async def ready(self, settings: Settings, sock: socket.socket) -> None:
         """Report that the service listens."""
+        ...
+
+    def left(self) -> None:
+        """Report that this process accepts no further connections."""
         ...
 
     async def stopped(self, report: ShutdownReport) -> None:
@@ -71,9 +84,18 @@ class Alone:
         """Return a socket that is bound to the address of the settings. Raises `ListenFailed`."""
         return listen(settings)
 
+    async def accept(
+        self, sock: socket.socket, factory: Callable[[], asyncio.Protocol], open_connections: Callable[[], int]
+    ) -> Listener:
+        """Begin to accept connections."""
+        return await OwnListener.start(sock, factory)
+
     async def ready(self, settings: Settings, sock: socket.socket) -> None:
         """Log where the service listens."""
         log_listening(settings, sock)
+
+    def left(self) -> None:
+        """Do nothing: nobody else accepts them."""
 
     async def stopped(self, report: ShutdownReport) -> None:
         """Log the counts of all runs that were open."""
@@ -96,10 +118,24 @@ class OneOfSeveral:
         """Return the socket of the parent."""
         return self._listener
 
+    async def accept(
+        self, sock: socket.socket, factory: Callable[[], asyncio.Protocol], open_connections: Callable[[], int]
+    ) -> Listener:
+        """Begin to accept connections, about as many as each of the other processes."""
+        counts = ConnectionCounts(self.descriptors[COUNTS])
+        listener = SharedListener(sock, factory, open_connections, counts, self._member.number)
+        listener.start()
+        return listener
+
     async def ready(self, settings: Settings, sock: socket.socket) -> None:
         """Report to the parent, and shut down if the parent is gone some day."""
         self._watching = asyncio.get_running_loop().create_task(self._watch_parent(), name="process:parent")
-        await self._member.ready()
+        with suppress(NoAnswer):  # the parent is gone already
+            await self._member.ready()
+
+    def left(self) -> None:
+        """Report to the parent that connections are for the others now."""
+        self._member.left.set()
 
     async def stopped(self, report: ShutdownReport) -> None:
         """Report to the parent, which adds up the reports of all processes."""

@@ -16,9 +16,10 @@ from penstock.runtime import ShutdownReport
 from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
 from penstock_http.processes.child import Child, State
+from penstock_http.processes.connection_counts import SharedConnectionCounts
 from penstock_http.processes.deployments import Deployments
 from penstock_http.processes.messages import Start
-from penstock_http.processes.parent import Parent
+from penstock_http.processes.parent import Parent, StartFailed
 from penstock_http.server.connection import listen
 from penstock_http.server.membership import log_listening
 from penstock_http.server.sharing import share_writers_and_files
@@ -50,9 +51,9 @@ async def run_parent(settings: Settings, flows: Sequence[str], *, watch: bool, w
         rolling = loop.create_task(roll_on_signal(sighup, parent), name="reload:signal")
         await parent.stopping.wait()
         sock.close()  # the processes have their own descriptors of it, and decide when the last one is closed
+    await parent.wait()
     rolling.cancel()
     await asyncio.gather(rolling, return_exceptions=True)
-    await parent.wait()
     await parent.aclose()
     for close in closers:
         await close()
@@ -66,9 +67,11 @@ def add_parts(parent: Parent, settings: Settings) -> list[Callable[[], Awaitable
     """
     from penstock_http.processes.shared_limits import LimitsResource  # not for Windows
 
+    counts = SharedConnectionCounts()
+    parent.share(counts)
     parent.share(LimitsResource(settings.processes))
     Deployments(parent, settings.processes)
-    return [*share_writers_and_files(parent)]
+    return [counts.aclose, *share_writers_and_files(parent)]
 
 
 async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
@@ -77,10 +80,14 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
         await sighup.wait()
         sighup.clear()
         log.info("reload.started", cause="signal", processes=parent.count)
-        for number in parent.running:
-            child = parent.children[number]
-            if child.state is State.SERVING and not await parent.replace(child):
-                break
+        try:
+            for number in parent.running:
+                child = parent.children[number]
+                if child.state is State.SERVING:
+                    await parent.replace(child)
+        except StartFailed as error:
+            if not parent.stopping.is_set():
+                log.error("reload.failed", cause="signal", error=str(error))
         else:
             log.info("reload.completed", cause="signal", processes=parent.count)
 

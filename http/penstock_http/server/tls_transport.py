@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 RECORD = 16 * 1024
 """Maximum content of a TLS record in bytes."""
@@ -58,8 +58,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     # The protocol of the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._socket = transport
+        self._socket = cast("asyncio.Transport", transport)
         self._handshakes.add(self)
         self._timer = self._loop.call_later(self._timeout, self._fail, "the client did not complete it in time")
 

@@ -20,6 +20,7 @@ from penstock.formats.format import Format
 from penstock.observe import configure_logging
 from penstock.results import EndRecord
 from penstock.sinks import check_sinks
+from penstock.support.event_loop import EVENT_LOOPS, check_event_loop, run_in_event_loop
 
 
 @click.command(
@@ -69,6 +70,15 @@ from penstock.sinks import check_sinks
     show_default=True,
     help="Format of log lines; auto: console on a terminal, else JSON.",
 )
+@click.option(
+    "--event-loop",
+    type=click.Choice(EVENT_LOOPS),
+    default="auto",
+    show_default=True,
+    envvar="PENSTOCK_EVENT_LOOP",
+    show_envvar=True,
+    help="Event loop; auto: uvloop if the extra penstock[uvloop] is installed.",
+)
 def run(**options: Any) -> int:
     """Run a flow once. FLOW is a flow file, or module:name of a flow in Python.
 
@@ -85,6 +95,7 @@ def run(**options: Any) -> int:
 def run_flow(options: RunOptions) -> int:
     """Run a flow as the options say. Returns the exit code."""
     try:
+        check_event_loop(options.event_loop)
         found = find_flow(options.flow)
         found = found._replace(flow=with_overrides(found.flow, options))
         check_sinks(found.flow.all_sinks.values(), locks=True)
@@ -99,7 +110,7 @@ def run_flow(options: RunOptions) -> int:
     try:
         if job.resumable is not None and (end := job.resumable.journal.end) is not None:
             return report_complete(job, job.resumable, end)
-        return asyncio.run(execute(job))
+        return run_in_event_loop(execute(job), options.event_loop)
     except PenstockError as error:
         return print_error("run", error)
     finally:

@@ -52,6 +52,7 @@ class RunOptions:
     quiet: bool
     log_level: str
     log_format: str
+    event_loop: str
 
 
 def with_overrides(flow: Flow[Any], options: RunOptions) -> Flow[Any]:

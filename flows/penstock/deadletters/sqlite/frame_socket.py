@@ -29,6 +29,8 @@ class FrameSocket:
         self._on_disconnect = on_disconnect
         self._received = bytearray()
         self._unsent = memoryview(b"")
+        self._waiting = False
+        """Whether the rest is sent when the socket has room."""
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
         self._loop.add_reader(sock, self._read)
@@ -63,10 +65,11 @@ class FrameSocket:
             pass
         except OSError:
             self._unsent = memoryview(b"")  # the other side has ended, which reading notices
-        if self._unsent:
+        if self._unsent and not self._waiting:
             self._loop.add_writer(self._socket, self._write)
-        else:
+        elif self._waiting and not self._unsent:
             self._loop.remove_writer(self._socket)
+        self._waiting = bool(self._unsent)
 
     def _read(self) -> None:
         try:

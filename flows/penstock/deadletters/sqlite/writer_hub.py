@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -24,6 +24,9 @@ from penstock.errors import StoreError, describe
 from penstock.support.logger import get_logger
 
 log = get_logger()
+
+OnResults = Callable[[list[Exception | None]], None]
+"""Receives an error or None for each batch of a request."""
 
 
 class WriterHub:
@@ -90,8 +93,8 @@ class SharedFile:
                 await self._open(config)
             self._users[user] = ()
 
-    async def add(self, user: tuple[WorkerConnection, int], request: AddRequest) -> list[Exception | None]:
-        """Store letters, and return an error or None for each batch. Without letters, return the result of a check."""
+    def add(self, user: tuple[WorkerConnection, int], request: AddRequest, on_done: OnResults) -> None:
+        """Store letters, and report an error or None for each batch. Without letters, report the result of a check."""
         committer, backend = self._committer, self._backend
         assert committer is not None
         assert backend is not None
@@ -100,9 +103,7 @@ class SharedFile:
         backend.copies = tuple(dict.fromkeys(name for names in self._users.values() for name in names))
         checking = [committer.check()] if request.refresh or not request.batches else []
         adding = [committer.add_serialized(batch.frame, batch.count) for batch in request.batches]
-        results = await asyncio.gather(*checking, *adding, return_exceptions=True)
-        errors = [_error(result) for result in results]
-        return errors[len(checking) :] if adding else errors
+        PendingResults([*checking, *adding], adding or checking, on_done)
 
     async def close(self, user: tuple[WorkerConnection, int]) -> None:
         """Close the file if no other store uses it. Raises a `StoreError`."""
@@ -143,6 +144,25 @@ class SharedFile:
         self._committer = committer
 
 
+class PendingResults:
+    """Waits for some futures without a task, which would take two more iterations of the event loop."""
+
+    def __init__(
+        self, awaited: list[asyncio.Future[None]], reported: list[asyncio.Future[None]], on_done: OnResults
+    ) -> None:
+        self._missing = len(awaited)
+        self._reported = reported
+        self._on_done = on_done
+        for future in awaited:
+            future.add_done_callback(self._note)
+
+    def _note(self, future: asyncio.Future[None]) -> None:
+        _error(future)  # retrieves it, so that asyncio does not warn about it
+        self._missing -= 1
+        if not self._missing:
+            self._on_done([_error(each) for each in self._reported])
+
+
 class WorkerConnection:
     """The connection of one process. Every request gets one reply, unless the process has ended."""
 
@@ -168,7 +188,8 @@ class WorkerConnection:
                 file = self._files[request.store] = self._hub.file(request.config)
                 self._hub.spawn(self._open(file, request))
             case AddRequest():
-                self._hub.spawn(self._add(self._files[request.store], request))
+                file = self._files[request.store]
+                file.add((self, request.store), request, partial(self._end_add, file, request.store))
             case CloseRequest():
                 closing = self._files.pop(request.store, None)
                 if closing is None:  # it could not be opened
@@ -185,9 +206,8 @@ class WorkerConnection:
         else:
             self._reply(request.store, [None], file.changes())
 
-    async def _add(self, file: SharedFile, request: AddRequest) -> None:
-        errors = await file.add((self, request.store), request)
-        self._reply(request.store, errors, file.changes())
+    def _end_add(self, file: SharedFile, store: int, errors: list[Exception | None]) -> None:
+        self._reply(store, errors, file.changes())
 
     async def _close(self, file: SharedFile, store: int) -> None:
         result, changes = None, file.changes()
@@ -204,9 +224,13 @@ class WorkerConnection:
         self._socket.send(encode_frame(Reply(store, messages, changes)))
 
 
-def _error(result: BaseException | None) -> Exception | None:
+def _error(future: asyncio.Future[None]) -> Exception | None:
     """Return the error of a result. Calls that `aclose` did not wait for are cancelled."""
-    return result if result is None or isinstance(result, Exception) else OSError("the store was closed")
+    if future.cancelled():
+        return OSError("the store was closed")
+    error = future.exception()
+    assert error is None or isinstance(error, Exception)
+    return error
 
 
 def _original(error: Exception) -> Exception:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +20,9 @@ from penstock.deadletters.sqlite.frame_socket import FrameSocket, connected_sock
 
 KILL_SECONDS = 1.0
 """Timeout for the exit of a killed process that no event loop waits for."""
+
+KILL_CHECK_SECONDS = 0.01
+"""Seconds between two checks whether it has exited, where the event loop was uvloop's."""
 
 ROOT = str(Path(__file__).parents[3])
 """The folder that contains the package `penstock`."""
@@ -192,10 +197,27 @@ class _ExitProtocol(asyncio.SubprocessProtocol):
 def kill_detached(connection: socket.socket, transport: asyncio.SubprocessTransport) -> None:
     """Kill a process without an event loop, and wait for its exit."""
     connection.close()
-    process: subprocess.Popen[bytes] = transport.get_extra_info("subprocess")
+    process: subprocess.Popen[bytes] | None = transport.get_extra_info("subprocess")
+    if process is None:
+        _kill_detached_from_uvloop(transport)
+        return
     transport.close()
     with suppress(subprocess.TimeoutExpired):
         process.wait(KILL_SECONDS)
+
+
+def _kill_detached_from_uvloop(transport: asyncio.SubprocessTransport) -> None:
+    """Kill a process, and wait for its exit. A transport of uvloop has no `subprocess.Popen`."""
+    with suppress(RuntimeError):  # its event loop was closed before, and with it the transport
+        transport.close()
+    pid = transport.get_pid()
+    assert pid is not None
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        for _ in range(round(KILL_SECONDS / KILL_CHECK_SECONDS)):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return
+            time.sleep(KILL_CHECK_SECONDS)
 
 
 def child_environment() -> dict[str, str]:

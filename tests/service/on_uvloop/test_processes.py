@@ -1,0 +1,25 @@
+"""Signals, accepted connections, kills and subprocesses, on uvloop."""
+
+from __future__ import annotations
+
+from service import test_connections, test_crashes, test_reload, test_shutdown
+from service import test_slow_readers as readers
+
+FLAGS = readers.FLAGS
+folder = test_reload.folder
+stuck = test_shutdown.stuck
+
+test_the_grace_period_ends_with_an_abort = test_shutdown.test_the_grace_period_ends_with_an_abort
+test_two_signals_at_once_abort = test_shutdown.test_two_signals_at_once_abort
+test_a_connection_in_the_backlog_gets_a_response = test_shutdown.test_a_connection_in_the_backlog_gets_a_response
+test_a_stuck_process_exits_in_time = test_shutdown.test_a_stuck_process_exits_in_time
+test_a_third_signal_kills_a_stuck_process = test_shutdown.test_a_third_signal_kills_a_stuck_process
+test_shutdown_works_without_the_guard_process = test_shutdown.test_shutdown_works_without_the_guard_process
+test_a_reload_under_load_loses_nothing = test_reload.test_a_reload_under_load_loses_nothing
+test_a_paused_reader_that_disconnects_ends_its_run = readers.test_a_paused_reader_that_disconnects_ends_its_run
+test_a_reported_dead_letter_survives_a_kill = test_crashes.test_a_reported_dead_letter_survives_a_kill
+test_an_upload_survives_a_killed_writer_process = test_crashes.test_an_upload_survives_a_killed_writer_process
+test_the_writer_process_ends_with_its_server = test_crashes.test_the_writer_process_ends_with_its_server
+test_connections_without_file_descriptors_wait = (
+    test_connections.test_without_file_descriptors_a_warning_is_logged_once_per_second
+)
