@@ -20,7 +20,6 @@ UNUSED = {
     "penstock_service_connections_awaited",
     "penstock_sink_unreachable_seconds",
     "penstock_tls_certificate_expiry_timestamp_seconds",
-    "penstock_worker_unavailable_seconds",
 }
 """Series of services over HTTP, brokers and TLS, which the sample orders do not use."""
 
