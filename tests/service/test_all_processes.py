@@ -30,6 +30,7 @@ FLAGS = ("--processes", 2, "--process-timeout", 3600)
 YAML = {"Content_Type": "application/yaml"}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 ABSENT = UNUSED | {
+    "penstock_worker_unavailable_seconds",
     "penstock_http_rejected_total",
     "penstock_worker_restarts_total",
     "penstock_worker_reschedules_total",
