@@ -31,6 +31,8 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 ABSENT = {
     "penstock_service_connections",
     "penstock_service_connections_awaited",
+    "penstock_sink_unreachable_seconds",
+    "penstock_worker_unavailable_seconds",
     "penstock_worker_restarts_total",
     "penstock_worker_reschedules_total",
     "penstock_http_rejected_total",
