@@ -109,7 +109,7 @@ def two_cores(quick: bool, runs: int) -> list[Figure]:
     """The flow that only computes, with two processes against one."""
     values = 200 if quick else 10_000
     burn = rounds()
-    ratios, notes = [], []
+    ratios, spread, notes = [], [], []
     with penstock(1, burn=burn) as one, penstock(2, burn=burn) as two:
         for server in (one, two):
             side_by_side(server, values // 10)
@@ -118,9 +118,13 @@ def two_cores(quick: bool, runs: int) -> list[Figure]:
             both = side_by_side(two, values)
             used = [after - start for after, start in zip(cpu_of_members(two), before, strict=True)]
             ratios.append(alone / both)
+            spread.append(sum(used) / max(used))
             notes.append(f"{alone:.1f} → {both:.1f} s (CPU {' + '.join(f'{seconds:.1f}' for seconds in used)})")
     name = f"{STREAMS} streams, 50 µs of Python a value: two processes / one"
-    return [Figure(name, rig.median(ratios), "x", at_least=1.8, note=", ".join(notes))]
+    return [
+        Figure(name, rig.median(ratios), "x", at_least=1.8, note=", ".join(notes)),
+        Figure("the same: CPU of both / of the busier one", rig.median(spread), "x", note="2: evenly spread"),
+    ]
 
 
 def one_stream(quick: bool, runs: int) -> list[Figure]:

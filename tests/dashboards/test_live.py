@@ -37,7 +37,7 @@ VARIABLES = {
 }
 """Values of Grafana's variables. The interval of rates is long, because the load takes only a moment."""
 
-UNUSED = {"TLS certificate"}
+UNUSED = {"Sinks that cannot be reached", "TLS certificate", "Workers that cannot receive"}
 """Panels of what the service of these tests does not use."""
 
 ORDERS = [json.dumps({"orderId": number}) for number in range(1, 501)]

@@ -29,7 +29,15 @@ README = ROOT / "README.md"
 API = ROOT / "http/docs/api.md"
 WALKED = [
     README,
-    *(ROOT / page for page in ("flows/docs/tutorial.md", "flows/docs/recipes.md", "http/docs/clients.md")),
+    *(
+        ROOT / page
+        for page in (
+            "flows/docs/tutorial.md",
+            "flows/docs/recipes.md",
+            "http/docs/clients.md",
+            "http/docs/deployment.md",
+        )
+    ),
 ]
 """Pages whose blocks are performed in order, in an empty folder: files are saved, commands run, outputs compared."""
 ARROW = "# → "

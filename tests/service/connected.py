@@ -79,7 +79,7 @@ class LocalPeers:
         answers = await asyncio.gather(
             *(self._parent.tell(number, topic, payload) for number in numbers), return_exceptions=True
         )
-        return {n: None if isinstance(a, NoAnswer) else a for n, a in zip(numbers, answers, strict=True)}
+        return {n: None if isinstance(a, BaseException) else a for n, a in zip(numbers, answers, strict=True)}
 
     async def ask_parent(self, topic: str, payload: bytes = b"", **_: Any) -> bytes:
         """Ask the parent."""

@@ -19,6 +19,7 @@ from penstock_http.aggregate.supervision import SERIES as SUPERVISION_SERIES
 from servers import child_processes
 from service.conftest import Serve
 from service.processes import Process, until
+from service.test_metrics import UNUSED
 from service.test_openapi import check
 from service.wire import NDJSON, orders
 
@@ -28,17 +29,12 @@ FLAGS = ("--processes", 2, "--process-timeout", 3600)
 
 YAML = {"Content_Type": "application/yaml"}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-ABSENT = {
-    "penstock_service_connections",
-    "penstock_service_connections_awaited",
-    "penstock_sink_unreachable_seconds",
-    "penstock_worker_unavailable_seconds",
+ABSENT = UNUSED | {
+    "penstock_http_rejected_total",
     "penstock_worker_restarts_total",
     "penstock_worker_reschedules_total",
-    "penstock_http_rejected_total",
-    "penstock_tls_certificate_expiry_timestamp_seconds",
 }
-"""Series of services over HTTP, workers, rejected requests and TLS, which are not in all processes here."""
+"""Also those of workers and rejected requests, which not every process has here."""
 
 NUMBERS = {"1", "2"}
 

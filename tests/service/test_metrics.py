@@ -15,8 +15,14 @@ from service.wire import NDJSON, orders
 FLAGS = ("--workers", 1)
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-OF_CONNECTIONS = {"penstock_service_connections", "penstock_service_connections_awaited"}
-"""Series of services over HTTP. The services of the sample orders are functions."""
+UNUSED = {
+    "penstock_service_connections",
+    "penstock_service_connections_awaited",
+    "penstock_sink_unreachable_seconds",
+    "penstock_tls_certificate_expiry_timestamp_seconds",
+    "penstock_worker_unavailable_seconds",
+}
+"""Series of services over HTTP, brokers and TLS, which the sample orders do not use."""
 
 OUTCOMES = ("ok", "failed", "filtered", "cancelled")
 
@@ -80,8 +86,7 @@ def test_metrics_can_be_parsed(server: Process, mixture: dict[str, float], accep
     families = list(parser.text_string_to_metric_families(response.body.decode()))
     names = {sample.name for family in families for sample in family.samples}
     missing = {s for s in SERIES if not {s, f"{s}_total", f"{s}_bucket", f"{s}_info"} & names}
-    of_others = {"penstock_tls_certificate_expiry_timestamp_seconds", "penstock_sink_unreachable_seconds"}
-    assert missing == OF_CONNECTIONS | of_others
+    assert missing == UNUSED
     assert all(family.documentation for family in families)
 
 
