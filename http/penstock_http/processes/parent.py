@@ -15,9 +15,11 @@ from msgspec import msgpack, structs
 
 from penstock.errors import PenstockError, describe
 from penstock_http.processes.child import Child, State, exit_text
-from penstock_http.processes.member import ASK, LEAD, RETIRE
-from penstock_http.processes.messages import Ask, Start
+from penstock_http.processes.lead import Lead
+from penstock_http.processes.member import RETIRE
+from penstock_http.processes.messages import Start
 from penstock_http.processes.peers import ASK_SECONDS, NoAnswer
+from penstock_http.processes.questions import Handler, Questions, serving
 from penstock_http.processes.resources import PROCESS_COUNTS, ProcessCounts, Resource
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -33,8 +35,6 @@ MAX_BACKOFF = 30.0
 
 STABLE_SECONDS = 60.0
 """Seconds of life after which the backoff of a process begins anew."""
-
-Handler = Callable[[int, bytes], Awaitable[bytes]]
 
 
 class StartFailed(PenstockError):
@@ -61,18 +61,15 @@ class Parent:
         self._start = structs.replace(start, listener=listener)
         self._timeout = start.settings.process_timeout
         self._resources: list[Resource] = []
-        self._handlers: dict[str, Handler] = {}
         self._detaching: dict[int, asyncio.Task[None]] = {}
         """For each process, the task that releases what belongs to it after its exit."""
         self._exit_callbacks: list[Callable[[int], object]] = []
         self._restarts: Counter[str] = Counter()
-        self._leader: Child | None = None
-        """The process that runs what must not run twice."""
-        self._leading = asyncio.Lock()
         self.exclusive = asyncio.Lock()
         """Held while a process starts, and during an exclusive question: a process that starts misses none."""
+        self._questions = Questions(self.children, self.exclusive)
+        self._lead = Lead(self.children, self.stopping, self.kill, self._timeout)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.on(ASK, self._ask)
         self.on(PROCESS_COUNTS, self._counts)
 
     # For the parts of the service that have a side in the parent
@@ -83,8 +80,7 @@ class Parent:
 
     def on(self, topic: str, handler: Handler) -> None:
         """Answer questions of processes with a handler, which gets the number of the process and the payload."""
-        assert topic not in self._handlers, topic
-        self._handlers[topic] = handler
+        self._questions.on(topic, handler)
 
     async def tell(self, number: int, topic: str, payload: bytes = b"", timeout: float = ASK_SECONDS) -> bytes:
         """Ask one process and return its answer. Raises `NoAnswer`."""
@@ -107,7 +103,7 @@ class Parent:
     @property
     def running(self) -> list[int]:
         """The numbers of the processes that serve, without those that are starting or being retired."""
-        return sorted(number for number, child in self.children.items() if child.state is State.SERVING)
+        return [child.number for child in serving(self.children)]
 
     # The life of the processes
 
@@ -128,15 +124,18 @@ class Parent:
             log.info("process.started", process=child.number, pid=child.pid)
             self._begin(self._keep(child), f"process:{child.number}")
         self._begin(self._watch(), "processes:watch")
-        await self.appoint()
+        await self._lead.appoint()
 
     async def replace(self, child: Child) -> None:
         """Start another process in place of one, which accepts no connections any more when this returns.
 
-        Raises `StartFailed` if the other one cannot start.
+        Does nothing if it has ended, because it is started again anyway. Raises `StartFailed` if the other one cannot
+        start.
         """
         number = await self._free_number()
         async with self.exclusive:
+            if child.state is not State.SERVING:
+                return
             successor, ready = await self._try_start(number)
         if not ready:
             if not self.stopping.is_set():
@@ -151,26 +150,6 @@ class Parent:
         except NoAnswer as error:
             child.kill(f"it did not retire: {error}")
         self._begin(self._retire(child), f"process:{child.number}:retire")
-
-    async def appoint(self) -> None:
-        """Make one of the processes run what must not run twice, unless one does that already."""
-        async with self._leading:
-            if self.stopping.is_set() or (self._leader is not None and self._leader.serves):
-                return
-            self._leader = None
-            # The youngest first: a rolling replacement then moves the lead once.
-            candidates = [child for child in self.children.values() if child.state is State.SERVING]
-            for child in sorted(candidates, key=lambda child: child.started_at, reverse=True):
-                self._leader = child
-                try:
-                    await child.call(LEAD, b"1", self._timeout)
-                except NoAnswer as error:  # it may lead all the same
-                    self.kill(child.number, f"it did not take the lead: {error}")
-                    await child.wait()
-                    self._leader = None
-                    continue
-                log.info("process.leads", process=child.number, pid=child.pid)
-                return
 
     def stop(self) -> None:
         """Start no further process, and end those that are starting. The others are told by signals."""
@@ -192,7 +171,7 @@ class Parent:
 
     async def _try_start(self, number: int) -> tuple[Child, bool]:
         """Start a process. Returns it, and whether it serves."""
-        child = self.children[number] = Child(number, self._answer)
+        child = self.children[number] = Child(number, self._questions.answer)
         if self.stopping.is_set():
             child.fail("the service stops")
             return child, False
@@ -240,28 +219,22 @@ class Parent:
                 **({} if child.failed is None else {"error": child.failed.message}),
                 restart_in=backoff,
             )
-            await self.appoint()
+            await self._lead.appoint()
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, MAX_BACKOFF)
             async with self.exclusive:
+                if child.retired:  # it ended while its successor started
+                    break
                 child, ready = await self._try_start(child.number)
             if ready:
                 log.info("process.restarted", process=child.number, pid=child.pid)
-                await self.appoint()
+                await self._lead.appoint()
         if child.retired:
             del self.children[child.number]
 
     async def _retire(self, child: Child) -> None:
         """Wait until a process has finished what is open and exited. What must not run twice moves to another one."""
-        if child is self._leader:
-            # No timeout: a run in the background may take as long as the process may. Its exit ends the wait.
-            try:
-                await child.call(LEAD, b"")
-            except NoAnswer as error:
-                child.kill(f"it did not give up the lead: {error}")
-                await child.wait()
-            self._leader = None
-            await self.appoint()
+        await self._lead.release(child)
         await child.wait()
         how = exit_text(child.code, child.killed)
         (log.info if child.code == 0 else log.warning)("process.retired", process=child.number, pid=child.pid, how=how)
@@ -273,13 +246,15 @@ class Parent:
             for number in numbers:
                 if number not in self.children:
                     return number
-            log.info("reload.waiting", retiring=self.count, hint="open streams end within the reload timeout")
-            retiring = [child.wait() for child in self.children.values() if child.retired]
-            waits = [asyncio.ensure_future(wait) for wait in retiring]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            retiring = [child for child in self.children.values() if child.state is State.RETIRING]
+            if retiring:
+                log.info("reload.waiting", retiring=len(retiring), hint="open streams end within the reload timeout")
+            waits = [asyncio.ensure_future(child.wait()) for child in retiring]
+            if waits:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # then its number is free
 
     async def _watch(self) -> None:
         """Kill processes that do not answer."""
@@ -296,42 +271,9 @@ class Parent:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # Questions
-
-    async def _answer(self, number: int, topic: str, payload: bytes) -> bytes | None:
-        handler = self._handlers.get(topic)
-        if handler is None:
-            log.warning("process.unknown_topic", topic=topic, process=number)
-            return None
-        try:
-            return await handler(number, payload)
-        except Exception as error:
-            log.error("process.answer_failed", topic=topic, error=describe(error), exc_info=error)
-            return None
-
-    async def _ask(self, number: int, payload: bytes) -> bytes:
-        """Ask all processes a question of one of them."""
-        question = msgpack.decode(payload, type=Ask)
-        assert not (question.exclusive and self.children[number].state is State.STARTING), "it would wait for itself"
-        if not question.exclusive:
-            return await self._ask_all(question, [child for child in self.children.values() if child.serves])
-        async with self.exclusive:
-            return await self._ask_all(question, [self.children[number] for number in self.running])
-
-    async def _ask_all(self, question: Ask, children: Sequence[Child]) -> bytes:
-        async def ask(child: Child) -> bytes | None:
-            try:
-                return await child.call(question.topic, question.payload, question.timeout)
-            except NoAnswer:
-                return None
-
-        answers = await asyncio.gather(*(ask(child) for child in children))
-        return msgpack.encode({child.number: answer for child, answer in zip(children, answers, strict=True)})
-
     async def _counts(self, number: int, payload: bytes) -> bytes:
         up = {child.number: child.serves and child.silent < self._timeout / 2 for child in self.children.values()}
-        leader = 0 if self._leader is None else self._leader.number
-        return msgpack.encode(ProcessCounts(up, dict(self._restarts), leader))
+        return msgpack.encode(ProcessCounts(up, dict(self._restarts), self._lead.number))
 
 
 def _start_error(child: Child) -> StartFailed:

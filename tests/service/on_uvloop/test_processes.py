@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service import test_connections, test_crashes, test_reload, test_shutdown
+from service import test_processes as processes
 from service import test_slow_readers as readers
 
 FLAGS = readers.FLAGS
@@ -22,4 +23,7 @@ test_an_upload_survives_a_killed_writer_process = test_crashes.test_an_upload_su
 test_the_writer_process_ends_with_its_server = test_crashes.test_the_writer_process_ends_with_its_server
 test_connections_without_file_descriptors_wait = (
     test_connections.test_without_file_descriptors_a_warning_is_logged_once_per_second
+)
+test_replacing_all_processes_loses_no_request_and_cuts_no_stream = (
+    processes.test_replacing_all_processes_loses_no_request_and_cuts_no_stream
 )

@@ -1,0 +1,74 @@
+"""The lead: one process at a time runs what must not run twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from penstock_http.processes.child import Child, State
+from penstock_http.processes.member import LEAD
+from penstock_http.processes.peers import NoAnswer
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Lead:
+    """Gives the lead to one of the processes. The next one gets it when the previous one has stopped, or is gone.
+
+    `kill` kills a process, for a reason, that does not take or release the lead within `timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        children: Mapping[int, Child],
+        stopping: asyncio.Event,
+        kill: Callable[[int, str], None],
+        timeout: float,
+    ) -> None:
+        self._children = children
+        self._stopping = stopping
+        self._kill = kill
+        self._timeout = timeout
+        self._leader: Child | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def number(self) -> int:
+        """The number of the process that leads; 0 while there is none."""
+        return 0 if self._leader is None else self._leader.number
+
+    async def appoint(self) -> None:
+        """Have one of the processes lead, unless one does already."""
+        async with self._lock:
+            if self._stopping.is_set() or (self._leader is not None and self._leader.serves):
+                return
+            self._leader = None
+            # The youngest first: a rolling replacement then moves the lead once.
+            candidates = [child for child in self._children.values() if child.state is State.SERVING]
+            for child in sorted(candidates, key=lambda child: child.started_at, reverse=True):
+                self._leader = child
+                try:
+                    await child.call(LEAD, b"1", self._timeout)
+                except NoAnswer as error:  # it may lead all the same
+                    self._kill(child.number, f"it did not take the lead: {error}")
+                    await child.wait()
+                    self._leader = None
+                    continue
+                log.info("process.leads", process=child.number, pid=child.pid)
+                return
+
+    async def release(self, child: Child) -> None:
+        """If a process leads, have it stop leading, and then another one lead."""
+        if child is not self._leader:
+            return
+        try:
+            # No timeout: a run in the background may take as long as the process may. Its exit ends the wait.
+            await child.call(LEAD, b"")
+        except NoAnswer as error:
+            if child.state is not State.DOWN:
+                self._kill(child.number, f"it did not release the lead: {error}")
+                await child.wait()
+        self._leader = None
+        await self.appoint()
