@@ -10,8 +10,11 @@ from typing import Protocol
 from penstock_http.processes.connection_counts import ABSENT, ConnectionCounts
 from penstock_http.server.connection import BACKLOG, EXHAUSTED_ERRNOS, MAX_ACCEPTS, stop_listening
 
-PATIENCE_SECONDS = 0.04
-"""Seconds that a process with fewer connections has to accept one that waits. Halved each time that it does not."""
+PATIENCE_SECONDS = 0.15
+"""Seconds that a process with fewer connections has to accept one that waits. Halved each time that it does not.
+
+A process that computes accepts between two iterations of its event loop, which may take a tenth of a second.
+"""
 
 RESTORE_SECONDS = 1.0
 """Seconds after which the patience with processes that were stuck is restored."""
