@@ -112,11 +112,12 @@ async def serve(
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    if not stop.is_set():
-        await retire(server, connections, registry, stop, settings.reload_timeout)
+    workers = None if stop.is_set() else await retire(server, connections, registry, stop, settings.reload_timeout)
     state.streams.stopping.set()
     await registry.aclose()
     report = await supervisor.shut_down(settings.grace_period)
+    if workers is not None:
+        await asyncio.gather(workers, return_exceptions=True)
     await work.stop()
     await close_connections(runner, supervisor)
     connections.close_idle_handshakes()
