@@ -103,7 +103,7 @@ async def serve(
     membership.peers.on(LEAD, lambda payload: _lead(registry, payload))
     work.start()
     tune_gc()
-    await membership.ready(settings, sock)
+    await membership.ready(settings, sock, stop)
     await first_of(stop, membership.retiring)
     if stop.is_set():
         await wait_for_drain_delay(settings.drain_delay, skip_delay)
