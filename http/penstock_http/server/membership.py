@@ -144,7 +144,7 @@ class OneOfSeveral:
         await self._member.report(msgspec.msgpack.encode(report))
 
     async def _watch_parent(self, stop: asyncio.Event) -> None:
-        """Shut down as after SIGTERM when the parent is gone. A shutdown that has begun goes on: a second one aborts."""
+        """Shut down as after SIGTERM when the parent is gone. A shutdown that has begun goes on as it is."""
         await self._member.parent_gone()
         log.error("process.parent_gone", pid=os.getpid())
         if not stop.is_set():
