@@ -195,8 +195,18 @@ def test_one_busy_process_has_nearly_the_whole_limit() -> None:
     assert rate >= 0.97 * 64 / 0.02
     assert waited == pytest.approx(0.02)
     assert shares == limits == [32, 32]
-    assert alone == 64
+    assert alone == 63
     assert world.peak == 64
+
+
+def test_the_first_call_of_a_process_does_not_wait_for_the_others() -> None:
+    """They may have called before it, and be stopped since: they have left one call for each that may come."""
+    memory = create_memory(3)
+    first, second, third = (SharedLimits(memory, 3, number) for number in (1, 2, 3))
+    for limits, demand, share in ((first, 500, 62), (second, 10, 1), (third, 10, 1)):
+        with limits.locked():
+            assert limits.update_share("service", 64, demand, 0) == share
+    os.close(memory)
 
 
 def test_with_more_processes_than_calls_each_makes_one() -> None:
@@ -275,7 +285,7 @@ def test_the_lock_of_a_stopped_process_stops_no_other() -> None:
             while slots.taken("") == 4:
                 await asyncio.sleep(0.01)
             shares.update()
-            assert service.bulkhead.share == service.max_in_flight
+            assert service.bulkhead.share == service.max_in_flight - 1  # one for a process that has not called yet
             slots.give_back("")
             slots.give_back("")
             assert slots.take("", 1)

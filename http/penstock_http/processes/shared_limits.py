@@ -125,8 +125,10 @@ class SharedLimits:
         cells = slice(column * self._rows, (column + 1) * self._rows)
         demands, held = self._demands[cells].tolist(), self._held[cells].tolist()
         users = [number for number, demand in enumerate(demands) if demand]
+        # A process that has not called the service yet finds a call free, also while the others are stopped.
+        own_total = max(len(users), total - max(0, self.processes - len(users)))
         share = next_share(
-            total, [demands[user] - 1 for user in users], [held[user] for user in users], users.index(self._number)
+            own_total, [demands[user] - 1 for user in users], [held[user] for user in users], users.index(self._number)
         )
         self._held[cell] = max(share, busy)
         return share
