@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import errno
 import gzip
 import io
 import json
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from flows.sibling_writing import BATCH, writing
-from penstock.errors import SinkLocked
-from penstock.sinks import FileSink
+from penstock.errors import SinkLocked, SinkWriteFailed
+from penstock.sinks import FileSink, file_keeper
 from penstock.sinks.file_keeper import FileKeeper
 from penstock.sinks.siblings import FILE_LOCKS, FILES, Siblings, use_siblings
+from penstock.sinks.torn_tail import FileFingerprint
 from waiting import HANG_SECONDS
 
 
@@ -154,3 +156,30 @@ async def test_a_file_that_siblings_have_open_is_free_for_a_flow_that_is_deploye
         finally:
             use_siblings(None)
             siblings.close()
+
+
+async def test_an_error_of_a_file_system_leaves_no_process_waiting_and_no_file_locked(tmp_path, keeper, monkeypatch):
+    """The state of a file can be unknown: on a network, the file may be gone. The process gets the error."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    path = tmp_path / "out.ndjson"
+    descriptors = keeper.attach(1)
+    siblings = Siblings(descriptors[FILES], descriptors[FILE_LOCKS])
+    with path.open("ab") as file:
+        with monkeypatch.context() as patched:
+            patched.setattr(file_keeper, "identity_of", fail)
+            async with asyncio.timeout(HANG_SECONDS):
+                with pytest.raises(SinkWriteFailed, match=os.strerror(errno.ESTALE)):
+                    await asyncio.to_thread(siblings.acquire, file.fileno(), "out", "ndjson")
+                assert not await asyncio.to_thread(siblings.hold, file.fileno())
+        first = await asyncio.to_thread(siblings.acquire, file.fileno(), "out", "ndjson")
+        with monkeypatch.context() as patched:
+            patched.setattr(FileFingerprint, "of", fail)
+            os.close(first.descriptor)
+            await asyncio.to_thread(first.release)
+        second = await asyncio.to_thread(siblings.acquire, file.fileno(), "out", "ndjson")
+        assert (second.slot, os.fstat(second.descriptor).st_ino) == (first.slot, os.fstat(file.fileno()).st_ino)
+        os.close(second.descriptor)
+    siblings.close()

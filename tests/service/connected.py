@@ -23,6 +23,8 @@ class LocalParent:
         self.frozen: set[int] = set()
         self.rejections: dict[int, int] = {}
         """How often a process will reject a deployment that it has validated."""
+        self.gates: dict[int, asyncio.Event] = {}
+        """What a process waits for before it deploys."""
         self.killed: dict[int, str] = {}
         self._handlers: dict[str, Callable[[int, bytes], Awaitable[bytes]]] = {}
 
@@ -35,9 +37,12 @@ class LocalParent:
 
     async def tell(self, number: int, topic: str, payload: bytes = b"", timeout: float = 1.0) -> bytes:
         """Ask one process. The timeout of a frozen one is not waited for."""
-        if topic == HERE and self.rejections.get(number) and not msgpack.decode(payload, type=Command).dry_run:
-            self.rejections[number] -= 1
-            return msgpack.encode(Reply(accepted=False))
+        if topic == HERE and not msgpack.decode(payload, type=Command).dry_run:
+            if number in self.gates:
+                await self.gates[number].wait()
+            if self.rejections.get(number):
+                self.rejections[number] -= 1
+                return msgpack.encode(Reply(accepted=False))
         answer = None if number in self.frozen else await self.processes[number].topics.answer(topic, payload)
         if answer is None:
             raise NoAnswer(topic)

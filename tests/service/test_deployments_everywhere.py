@@ -22,6 +22,7 @@ from penstock_http.problems import RequestRejected
 from penstock_http.processes.deployments import Deployments
 from penstock_http.server.bootstrap import make_loader
 from service.connected import LocalParent
+from waiting import until_async
 
 
 def text(name: str, mark: object = 1) -> str:
@@ -157,6 +158,20 @@ async def test_a_process_that_does_not_answer_is_killed_and_comes_back_with_the_
     await service.start(2)
     assert service.parent.running == [1, 2]
     assert service.numbers() == {"base": 1, "up": 2}
+
+
+@scenario
+async def test_a_deployment_is_completed_though_the_process_that_was_asked_ends(service: Service) -> None:
+    """It has deployed by then, and the others try it as often as otherwise."""
+    service.parent.gates[2] = asyncio.Event()
+    service.parent.rejections[2] = 2
+    asked = asyncio.ensure_future(service.put(1, "up"))
+    await until_async(lambda: "up" in service.processes[1].served)
+    asked.cancel()
+    await asyncio.wait((asked,))
+    service.parent.gates[2].set()
+    await until_async(lambda: "up" in service.processes[2].served)
+    assert (service.numbers(), service.parent.killed) == ({"base": 1, "up": 1}, {})
 
 
 @scenario

@@ -10,13 +10,15 @@ import pytest
 from penstock_http.processes.channel import MAX_BUFFERED, MAX_OPEN, Channel
 from penstock_http.processes.messages import MAX_FRAME
 from penstock_http.processes.peers import NoAnswer
-from waiting import until_async
+from waiting import HANG_SECONDS, until_async
 
 
 async def echo(topic: str, payload: bytes) -> bytes | None:
-    """Answer with the payload; not at all to `never`, and without an answer to `failed`."""
+    """Answer with the payload, `large` with more than a message may have, `never` not at all, `failed` with nothing."""
     if topic == "never":
         await asyncio.Event().wait()
+    if topic == "large":
+        return bytes(MAX_FRAME)
     return None if topic == "failed" else payload
 
 
@@ -40,12 +42,14 @@ async def test_both_sides_ask_and_answer() -> None:
 
 
 async def test_a_question_without_an_answer_fails() -> None:
-    """After its timeout, if the handler failed, if the message is too large, and when the other side is gone."""
+    """After its timeout, if the handler failed, if a message is too large, and when the other side is gone."""
     asking, other = await pair()
     with pytest.raises(NoAnswer, match=r"not answered within 0\.01 s"):
         await asking.call("never", timeout=0.01)
     with pytest.raises(NoAnswer, match="could not answer"):
         await asking.call("failed", timeout=None)
+    with pytest.raises(NoAnswer, match="could not answer"):
+        await asking.call("large", timeout=HANG_SECONDS)
     with pytest.raises(NoAnswer, match=f"the maximum is {MAX_FRAME}"):
         await asking.call("echo", bytes(MAX_FRAME), None)
     waiting = asyncio.ensure_future(asking.call("never", timeout=None))

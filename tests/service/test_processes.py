@@ -20,6 +20,18 @@ from stores.children import command_of, running
 
 TWO = ("--processes", 2)
 
+WAITING = """
+import asyncio
+from pathlib import Path
+
+async def for_file(order):
+    Path(__file__).with_name("begun").touch()
+    while not Path(__file__).with_name("continue").exists():
+        await asyncio.sleep(0.01)
+    return order
+"""
+"""A module with a step that waits for a file."""
+
 
 def begin(server: Process, stack: ExitStack, count: int = 1) -> Any:
     """Start an upload on a new connection, read the results of its first orders, and leave it open."""
@@ -217,6 +229,31 @@ def test_no_process_outlives_its_parent(tmp_path: Path, ending: str) -> None:
                 await_delivery(server.pid, signal.SIGTERM)
             assert server.wait() == (-signal.SIGKILL if ending == "parent killed" else 1)
             until(lambda: not any(running(pid) for pid in pids))
+    finally:
+        server.close()
+
+
+def test_a_shutdown_goes_on_when_the_parent_is_killed(tmp_path: Path) -> None:
+    """It is no second signal: what is in flight is finished."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    services = "services: {wait: {call: 'waiting:for_file', timeout: 600s}}\n"
+    (tmp_path / "orders.yaml").write_text(f"flow: orders\n{services}steps: [{{map_async: wait}}]\n")
+    server = Process("serve", *TWO, "--port", 0, "--dead-letters", f"sqlite:///{tmp_path}/x.db", tmp_path)
+    try:
+        server.listen()
+        pids = processes(server).values()
+        with server.connect() as client:
+            client.upload()
+            client.chunk(orders(1))
+            until((tmp_path / "begun").exists)
+            server.signal(signal.SIGTERM)
+            until(lambda: len(server.logged("shutdown.phase", phase="draining")) == 3)
+            server.popen.kill()
+            until(lambda: len(server.logged("process.parent_gone")) == 1)
+            (tmp_path / "continue").touch()
+            response = client.response().complete()
+            assert (response.end["reason"], response.end["ok"]) == ("draining", 1)
+        until(lambda: not any(running(pid) for pid in pids))
     finally:
         server.close()
 

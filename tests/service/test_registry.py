@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from laws.virtual import quiet, within
@@ -18,12 +19,15 @@ from penstock.flow.serving import Worker
 from penstock.observe import HttpCounters, MetricSources, ReloadCounters, collector
 from penstock.results import DiscardResults, ResultStream
 from penstock.runtime import Cron, Event, Every, Run, Supervisor
+from penstock.settings import Settings
 from penstock.sinks import DiscardSink, FileSink
 from penstock.sources import KafkaSource, generate, ticks
 from penstock.sources.iterables import Generated
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
 from penstock_http.deployments.revision import FlowCandidate
+from penstock_http.server.connection import ConnectionFactory
+from penstock_http.server.retirement import retire
 
 
 def candidate(flow: Flow[Any], digest: str = "1", source: str = "a.yaml") -> FlowCandidate:
@@ -372,6 +376,34 @@ def test_one_of_several_processes_runs_workers_that_must_not_run_twice() -> None
             await each.registry.aclose()
             assert not each.supervisor.workers
             await each.supervisor.shut_down(60)
+
+    run_in_virtual_time(scenario)
+
+
+def test_the_lead_is_released_when_the_workers_have_stopped() -> None:
+    """Also when the reload timeout ends the retirement of a process before that. Then the shutdown ends them."""
+    log: list[tuple[str, str]] = []
+
+    async def scenario(_: Fixture) -> None:
+        leader = Fixture(process=1)
+        await leader.deploy(working(log, "1", seconds=20))
+        await leader.registry.lead(True)
+        await asyncio.sleep(1)
+        server = web.Server(unused)
+        connections = ConnectionFactory(HttpCounters(), server, Settings(), None)
+        retiring = asyncio.create_task(retire(server, connections, leader.registry, asyncio.Event(), timeout=5))
+        await asyncio.sleep(1)
+        released = asyncio.create_task(leader.registry.lead(False))  # the parent asks for it
+        workers = await retiring
+        await asyncio.sleep(1)
+        assert (log, released.done()) == ([("1", "begins")], False)
+        await leader.registry.aclose()
+        await leader.supervisor.shut_down(60)
+        await asyncio.gather(workers, released)
+        assert log == [("1", "begins"), ("1", "ends")]
+
+    async def unused(_: web.BaseRequest) -> web.Response:
+        return web.Response()
 
     run_in_virtual_time(scenario)
 

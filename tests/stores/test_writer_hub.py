@@ -4,14 +4,17 @@ import asyncio
 import os
 import signal
 import sqlite3
+import threading
 from contextlib import closing
+from unittest.mock import patch
 
 import pytest
 
 from penstock.deadletters import Stores
 from penstock.deadletters.sqlite.store import SqliteStore
+from penstock.deadletters.sqlite.writer import Writer
 from penstock.deadletters.target import DeadLetterTarget
-from penstock.errors import WriterCrashed
+from penstock.errors import StoreError, WriterCrashed
 from stores.children import children_of, writers_of
 from stores.letters import letter
 from stores.shared_writing import joining, sharing, storing
@@ -131,3 +134,20 @@ async def test_each_file_has_one_writer_however_it_is_named(url, tmp_path):
 
     assert len(stored_in(url)) == 4
     assert sorted(stored_in(copy)) == sorted(stored_in(url))
+
+
+async def test_a_database_that_cannot_be_opened_without_the_parent_leaves_no_thread(url, tmp_path):
+    """The process tries again until it can store its last letters."""
+    async with sharing() as (hub, writers):
+        store = SqliteStore(url, make_writer=writers.make)
+        await store.open()
+        hub.detach(1)
+        await until_async(lambda: not writers.is_open)
+        before = threading.active_count()
+        with patch.object(Writer, "open", side_effect=sqlite3.OperationalError("disk I/O error")):
+            for _ in range(3):
+                with pytest.raises(StoreError):
+                    await store.add([letter()])
+        await until_async(lambda: threading.active_count() <= before)
+        await store.add([letter()])
+        await store.aclose()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from penstock.errors import describe
 from penstock.sinks.siblings import (
     FILE_LOCKS,
     FILES,
@@ -32,9 +33,12 @@ from penstock.sinks.siblings import (
     request_decoder,
 )
 from penstock.sinks.torn_tail import FileFingerprint
+from penstock.support.logger import get_logger
 
 if sys.platform != "win32":  # there, a service has one process
     import fcntl
+
+log = get_logger()
 
 REMEMBERED = 1000
 """Closed files of which the parent remembers that their end was complete."""
@@ -114,7 +118,10 @@ class FileKeeper:
                 async with self._locking:
                     await self._acquire(connection, request, descriptor)
             case HoldRequest() if descriptor is not None:
-                held = await asyncio.to_thread(identity_of, descriptor) in self._files
+                try:
+                    held = await asyncio.to_thread(identity_of, descriptor) in self._files
+                except OSError:
+                    held = False
                 os.close(descriptor)
                 connection.send(DoneReply(held))
             case ReleaseRequest():
@@ -124,7 +131,12 @@ class FileKeeper:
                 connection.close()
 
     async def _acquire(self, connection: FileConnection, request: AcquireRequest, descriptor: int) -> None:
-        identity = await asyncio.to_thread(identity_of, descriptor)
+        try:
+            identity = await asyncio.to_thread(identity_of, descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            connection.send(RefusedReply(error=error.strerror or str(error)))
+            return
         file = self._files.get(identity)
         refused: RefusedReply | None = None
         if file is None:
@@ -167,11 +179,15 @@ class FileKeeper:
 
     async def _close(self, file: KeptFile) -> None:
         self._closed.pop(file.identity, None)
-        fingerprint = await asyncio.to_thread(close_file, file.descriptor)
-        if fingerprint.size == self._sizes[file.slot]:  # otherwise the next process checks the end
-            self._closed[file.identity] = fingerprint
-            if len(self._closed) > REMEMBERED:
-                del self._closed[next(iter(self._closed))]
+        try:
+            fingerprint = await asyncio.to_thread(close_file, file.descriptor)
+        except OSError as error:  # of a network file system
+            log.warning("sink.close_failed", sink=file.display_path, error=describe(error))
+        else:
+            if fingerprint.size == self._sizes[file.slot]:  # otherwise the next process checks the end
+                self._closed[file.identity] = fingerprint
+                if len(self._closed) > REMEMBERED:
+                    del self._closed[next(iter(self._closed))]
         del self._files[file.identity]
         self._free.append(file.slot)
 

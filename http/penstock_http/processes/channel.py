@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import cast
 
 import structlog
@@ -118,6 +119,8 @@ class Channel(asyncio.Protocol):
             self._send(Answer(question.id, payload))
         except NoAnswer as error:
             log.warning("process.answer_not_sent", topic=question.topic, error=str(error))
+            with suppress(NoAnswer):  # if it was too large, the other side need not wait for it
+                self._send(Answer(question.id, None))
 
     def _send(self, message: Question | Answer) -> None:
         if self._transport is None or self._transport.is_closing():

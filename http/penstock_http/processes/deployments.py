@@ -122,6 +122,7 @@ class Deployments:
         self._revisions: dict[str, ActiveRevision] = {}
         self._uploads: dict[str, Upload] = {}
         self._removed = 0
+        self._deploying: set[asyncio.Task[bytes]] = set()
         parent.on(JOIN, self._join)
         parent.on(UPLOAD, self._upload)
         parent.on(LOADED, self._loaded)
@@ -150,6 +151,14 @@ class Deployments:
         return b""
 
     async def _everywhere(self, number: int, payload: bytes) -> bytes:
+        """Deploy in all processes. What has begun is completed, also if the process that asks for it ends."""
+        task = asyncio.create_task(self._deploy_alone(number, payload), name="deployment")
+        self._deploying.add(task)
+        task.add_done_callback(self._deploying.discard)
+        return await asyncio.shield(task)
+
+    async def _deploy_alone(self, number: int, payload: bytes) -> bytes:
+        """Deploy while no process starts and nothing else is deployed."""
         command = msgpack.decode(payload, type=Command)
         async with self._parent.exclusive:
             return msgpack.encode(await self._deploy(number, command))

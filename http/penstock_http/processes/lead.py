@@ -48,6 +48,8 @@ class Lead:
             # The youngest first: a rolling replacement then moves the lead once.
             candidates = [child for child in self._children.values() if child.state is State.SERVING]
             for child in sorted(candidates, key=lambda child: child.started_at, reverse=True):
+                if child.state is not State.SERVING:  # it is being replaced, or has ended, since others were asked
+                    continue
                 self._leader = child
                 try:
                     await child.call(LEAD, b"1", self._timeout)

@@ -103,7 +103,7 @@ async def serve(
     membership.peers.on(LEAD, lambda payload: _lead(registry, payload))
     work.start()
     tune_gc()
-    await membership.ready(settings, sock)
+    await membership.ready(settings, sock, stop)
     await first_of(stop, membership.retiring)
     if stop.is_set():
         await wait_for_drain_delay(settings.drain_delay, skip_delay)
@@ -112,11 +112,12 @@ async def serve(
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    if not stop.is_set():
-        await retire(server, connections, registry, stop, settings.reload_timeout)
+    workers = None if stop.is_set() else await retire(server, connections, registry, stop, settings.reload_timeout)
     state.streams.stopping.set()
     await registry.aclose()
     report = await supervisor.shut_down(settings.grace_period)
+    if workers is not None:
+        await asyncio.gather(workers, return_exceptions=True)
     await work.stop()
     await close_connections(runner, supervisor)
     connections.close_idle_handshakes()

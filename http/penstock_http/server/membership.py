@@ -57,8 +57,8 @@ class Membership(Protocol):
         """Begin to accept connections. `open_connections` returns how many are open."""
         ...
 
-    async def ready(self, settings: Settings, sock: socket.socket) -> None:
-        """Report that the service listens."""
+    async def ready(self, settings: Settings, sock: socket.socket, stop: asyncio.Event) -> None:
+        """Report that the service listens. `stop` is set when it begins to shut down."""
         ...
 
     def left(self) -> None:
@@ -90,7 +90,7 @@ class Alone:
         """Begin to accept connections."""
         return await OwnListener.start(sock, factory)
 
-    async def ready(self, settings: Settings, sock: socket.socket) -> None:
+    async def ready(self, settings: Settings, sock: socket.socket, stop: asyncio.Event) -> None:
         """Log where the service listens."""
         log_listening(settings, sock)
 
@@ -127,9 +127,9 @@ class OneOfSeveral:
         listener.start()
         return listener
 
-    async def ready(self, settings: Settings, sock: socket.socket) -> None:
+    async def ready(self, settings: Settings, sock: socket.socket, stop: asyncio.Event) -> None:
         """Report to the parent, and shut down if the parent is gone some day."""
-        self._watching = asyncio.get_running_loop().create_task(self._watch_parent(), name="process:parent")
+        self._watching = asyncio.get_running_loop().create_task(self._watch_parent(stop), name="process:parent")
         with suppress(NoAnswer):  # the parent is gone already
             await self._member.ready()
 
@@ -143,11 +143,12 @@ class OneOfSeveral:
         log.debug("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))
         await self._member.report(msgspec.msgpack.encode(report))
 
-    async def _watch_parent(self) -> None:
-        """Shut down as after SIGTERM when the parent is gone."""
+    async def _watch_parent(self, stop: asyncio.Event) -> None:
+        """Shut down as after SIGTERM when the parent is gone. A shutdown that has begun goes on as it is."""
         await self._member.parent_gone()
         log.error("process.parent_gone", pid=os.getpid())
-        signal.raise_signal(signal.SIGTERM)
+        if not stop.is_set():
+            signal.raise_signal(signal.SIGTERM)
 
 
 def log_listening(settings: Settings, sock: socket.socket, **more: object) -> None:

@@ -63,8 +63,11 @@ async def first_of(*events: asyncio.Event) -> None:
 
 async def retire(
     server: web.Server, factory: ConnectionFactory, registry: FlowRegistry, stop: asyncio.Event, timeout: float
-) -> None:
+) -> asyncio.Future[None]:
     """Stop the workers, and wait until no connection is open, for a signal, or for `timeout` seconds.
+
+    Returns what is done when all workers have stopped. The shutdown ends those that are left. They are not given up
+    before that: as long as this process has not stopped those that must not run twice, no other process may lead.
 
     Counts checks instead of reading the clock, so that a pause of the process takes no time from the clients.
     """
@@ -79,5 +82,4 @@ async def retire(
         checks -= 1
     if checks <= 0:
         log.warning("process.retirement_timeout", seconds=timeout, connections=len(server.connections))
-    stopping.cancel()  # the shutdown ends the workers that are left
-    await asyncio.gather(stopping, return_exceptions=True)
+    return stopping

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from penstock.deadletters.sql.rows import Columns
@@ -14,7 +15,7 @@ from penstock.deadletters.sqlite.hub_messages import AddRequest, Batch, CloseReq
 from penstock.deadletters.sqlite.writer import WriterConfig, WriterStatistics
 from penstock.deadletters.sqlite.writer_main import deserialize_error, encode_frame
 from penstock.deadletters.sqlite.writer_process import WriterProcess
-from penstock.errors import WriterCrashed
+from penstock.errors import StoreError, WriterCrashed
 from penstock.support.logger import get_logger
 
 log = get_logger()
@@ -189,6 +190,8 @@ class SharedWriter:
         try:
             await own.open()
         except Exception as error:
+            with suppress(StoreError):
+                await own.aclose()  # ends its thread
             on_done(error)
         else:
             self._own = own
