@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import structlog
 
 from penstock_http.processes.child import Child, State
 from penstock_http.processes.member import LEAD
 from penstock_http.processes.peers import NoAnswer
+
+EXIT_SECONDS = 1.0
+"""Seconds that the exit of a process may be noticed later than the end of its connection."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -54,8 +58,7 @@ class Lead:
                 try:
                     await child.call(LEAD, b"1", self._timeout)
                 except NoAnswer as error:  # it may lead all the same
-                    self._kill(child.number, f"it did not take the lead: {error}")
-                    await child.wait()
+                    await self._end(child, f"it did not take the lead: {error}")
                     self._leader = None
                     continue
                 log.info("process.leads", process=child.number, pid=child.pid)
@@ -69,8 +72,15 @@ class Lead:
             # No timeout: a run in the background may take as long as the process may. Its exit ends the wait.
             await child.call(LEAD, b"")
         except NoAnswer as error:
-            if child.state is not State.DOWN:
-                self._kill(child.number, f"it did not release the lead: {error}")
-                await child.wait()
+            await self._end(child, f"it did not release the lead: {error}")
         self._leader = None
         await self.appoint()
+
+    async def _end(self, child: Child, reason: str) -> None:
+        """Wait until a process that has not answered has exited. Kill it, unless it is just exiting by itself."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(EXIT_SECONDS):
+                await child.wait()
+                return
+        self._kill(child.number, reason)
+        await child.wait()

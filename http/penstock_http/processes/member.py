@@ -60,13 +60,9 @@ class Member:
         """Use the socket to the parent."""
         await self._channel.open(connection)
 
-    async def ask(
-        self, topic: str, payload: bytes = b"", *, timeout: float = ASK_SECONDS, exclusive: bool = False
-    ) -> dict[int, bytes | None]:
+    async def ask(self, topic: str, payload: bytes = b"", *, timeout: float = ASK_SECONDS) -> dict[int, bytes | None]:
         """Ask every process, including this one, through the parent. See `Peers.ask`."""
-        question = msgpack.encode(Ask(topic, payload, timeout, exclusive))
-        # An exclusive question waits for others, which have their own timeouts.
-        answer = await self._channel.call(ASK, question, timeout=None if exclusive else timeout + ASK_SECONDS)
+        answer = await self._channel.call(ASK, msgpack.encode(Ask(topic, payload, timeout)), timeout + ASK_SECONDS)
         return msgpack.decode(answer, type=dict[int, bytes | None])
 
     async def ask_parent(self, topic: str, payload: bytes = b"", *, timeout: float = ASK_SECONDS) -> bytes:

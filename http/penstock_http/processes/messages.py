@@ -58,7 +58,6 @@ class Ask(Struct, frozen=True):
     topic: str
     payload: bytes
     timeout: float
-    exclusive: bool
 
 
 class Question(Struct, frozen=True, tag=True):

@@ -66,8 +66,8 @@ class Parent:
         self._exit_callbacks: list[Callable[[int], object]] = []
         self._restarts: Counter[str] = Counter()
         self.exclusive = asyncio.Lock()
-        """Held while a process starts, and during an exclusive question: a process that starts misses none."""
-        self._questions = Questions(self.children, self.exclusive)
+        """Held while a process starts, and during a deployment: a process that starts misses none."""
+        self._questions = Questions(self.children)
         self._lead = Lead(self.children, self.stopping, self.kill, self._timeout)
         self._tasks: set[asyncio.Task[None]] = set()
         self.on(PROCESS_COUNTS, self._counts)

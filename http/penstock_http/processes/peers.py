@@ -36,15 +36,11 @@ class Peers(Protocol):
         """How many processes serve (`--processes`)."""
         ...
 
-    async def ask(
-        self, topic: str, payload: bytes = b"", *, timeout: float = ASK_SECONDS, exclusive: bool = False
-    ) -> dict[int, bytes | None]:
+    async def ask(self, topic: str, payload: bytes = b"", *, timeout: float = ASK_SECONDS) -> dict[int, bytes | None]:
         """Ask every process, including this one, and return the answers by number of process.
 
         None is the answer of a process that did not answer within `timeout` seconds, or whose handler raised an error.
-        With `exclusive`, the question waits until no other exclusive one is open and no process is starting, and
-        processes that are being retired are not asked. Processes that are starting are never asked. Raises `NoAnswer`
-        if the parent is gone.
+        Processes that are starting are not asked. Raises `NoAnswer` if the parent is gone.
         """
         ...
 
@@ -90,9 +86,7 @@ class OnlyProcess:
     def __init__(self) -> None:
         self._topics = Topics()
 
-    async def ask(
-        self, topic: str, payload: bytes = b"", *, timeout: float = ASK_SECONDS, exclusive: bool = False
-    ) -> dict[int, bytes | None]:
+    async def ask(self, topic: str, payload: bytes = b"", *, timeout: float = ASK_SECONDS) -> dict[int, bytes | None]:
         """Call the handler of this process. Its number is 0."""
         try:
             async with asyncio.timeout(timeout):

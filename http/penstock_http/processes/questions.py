@@ -22,11 +22,10 @@ Handler: TypeAlias = "Callable[[int, bytes], Awaitable[bytes]]"
 
 
 class Questions:
-    """The handlers of the parent, by topic. `exclusive` is held during exclusive questions to all `children`."""
+    """The handlers of the parent, by topic, and the `children` that a question of one of them goes to."""
 
-    def __init__(self, children: Mapping[int, Child], exclusive: asyncio.Lock) -> None:
+    def __init__(self, children: Mapping[int, Child]) -> None:
         self._children = children
-        self._exclusive = exclusive
         self._handlers: dict[str, Handler] = {ASK: self._ask}
 
     def on(self, topic: str, handler: Handler) -> None:
@@ -46,14 +45,10 @@ class Questions:
             log.error("process.answer_failed", topic=topic, error=describe(error), exc_info=error)
             return None
 
-    async def _ask(self, number: int, payload: bytes) -> bytes:
+    async def _ask(self, _: int, payload: bytes) -> bytes:
         """Ask all processes a question of one of them."""
         question = msgpack.decode(payload, type=Ask)
-        assert not (question.exclusive and self._children[number].state is State.STARTING), "it would wait for itself"
-        if not question.exclusive:
-            return await _ask_all(question, [child for child in self._children.values() if child.serves])
-        async with self._exclusive:
-            return await _ask_all(question, serving(self._children))
+        return await _ask_all(question, [child for child in self._children.values() if child.serves])
 
 
 def serving(children: Mapping[int, Child]) -> list[Child]:

@@ -70,7 +70,7 @@ class ParentProcess(Protocol):
 
     @property
     def exclusive(self) -> asyncio.Lock:
-        """Held while a process starts, and during an exclusive question: a process that starts misses none."""
+        """Held while a process starts, and during a deployment: a process that starts misses none."""
         ...
 
     @property
