@@ -148,9 +148,8 @@ async def consume_stream(
         while True:
             messages = await fetch(client, subscription, FETCH)
             included = [message for message in messages if message.metadata.sequence.stream <= end]
-            for message in messages:
-                if message.metadata.sequence.stream > end:
-                    await message.nak(delay=1)
+            # Given back with the rest at the end: the next consumer receives them at once.
+            held.begin([message for message in messages if message.metadata.sequence.stream > end])
             if not included:
                 if messages or await _has_ended(subscription, end):
                     break
