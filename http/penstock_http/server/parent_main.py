@@ -80,16 +80,21 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
         await sighup.wait()
         sighup.clear()
         log.info("reload.started", cause="signal", processes=parent.count)
+        replaced = 0
         try:
             for number in parent.running:
                 child = parent.children[number]
                 if child.state is State.SERVING:
                     await parent.replace(child)
+                    replaced += 1
         except StartFailed as error:
             if not parent.stopping.is_set():
                 log.error("reload.failed", cause="signal", error=str(error))
         else:
-            log.info("reload.completed", cause="signal", processes=parent.count)
+            if replaced:
+                log.info("reload.completed", cause="signal", processes=replaced)
+            else:
+                log.error("reload.failed", cause="signal", error="no process serves; those that start read the files")
 
 
 class Stop:
