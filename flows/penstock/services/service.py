@@ -323,7 +323,7 @@ class Service(Generic[In, Out]):
     def shared_key(self) -> str:
         """A text by which processes that load the same flows recognize the service, to share its limits.
 
-        Two services may have the same: functions are told apart by their names only.
+        Two services may have the same: of a function it contains only the name.
         """
         call = self.function
         name = getattr(call, "__qualname__", None) or type(call).__qualname__

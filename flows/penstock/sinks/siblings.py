@@ -197,7 +197,7 @@ class Siblings:
                 # look like a deadlock to it.
                 if error.errno != errno.EDEADLK:
                     raise
-                time.sleep(RETRY_SECONDS)
+                time.sleep(RETRY_SECONDS)  # in the thread of the sink
 
     def _ask(
         self, request: AcquireRequest | ReleaseRequest | HoldRequest, display_path: str, descriptor: int | None = None

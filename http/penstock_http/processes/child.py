@@ -53,7 +53,7 @@ class Child:
         self.killed = ""
         """Why the parent killed it; empty if it did not."""
         self.failed: Failed | None = None
-        """Why it could not start, if it said so."""
+        """The error that prevented its start, if it reported one."""
         self.report: bytes | None = None
         """The report of its shutdown."""
         self.retired = False

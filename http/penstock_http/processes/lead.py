@@ -40,7 +40,7 @@ class Lead:
 
     @property
     def number(self) -> int:
-        """The number of the process that leads; 0 while there is none."""
+        """The number of the process that leads; 0 if there is none."""
         return 0 if self._leader is None else self._leader.number
 
     async def appoint(self) -> None:

@@ -48,7 +48,8 @@ class StartFailed(PenstockError):
 class Parent:
     """All processes of a service. It implements `ParentProcess`.
 
-    `module` is the main module of a process, `start` what each is told, `listener` the socket that all accept from.
+    `module` is the main module of a process, `start` the first message to each, `listener` the socket that
+    all accept from.
     """
 
     def __init__(self, module: str, start: Start, listener: int) -> None:
@@ -152,7 +153,7 @@ class Parent:
         self._begin(self._retire(child), f"process:{child.number}:retire")
 
     def stop(self) -> None:
-        """Start no further process, and end those that are starting. The others are told by signals."""
+        """Start no further process, and end those that are starting. The caller sends signals to the others."""
         self.stopping.set()
         for child in self.children.values():
             if child.state is State.STARTING:

@@ -36,7 +36,7 @@ class ProcessCounts(Struct, frozen=True):
     restarts: dict[str, int]
     """How many processes were started again, by reason: `crashed` or `frozen`."""
     leader: int
-    """The process that runs what must not run twice; 0 while there is none."""
+    """The number of the process that runs what must not run twice; 0 if there is none."""
 
 
 PROCESS_COUNTS = "parent-processes"

@@ -58,8 +58,8 @@ class ServiceShares:
         if id(service) in self._shared:
             return
         taken = {each.name for each in self._shared.values()}
-        # Services that cannot be told apart are numbered. Each process may number them differently: as without other
-        # processes, n of them have n times the limit together.
+        # Services with the same key are numbered, and each process may number them differently. That changes nothing:
+        # n of them have n times the limit together, as in a single process.
         name = next(name for number in count() if (name := f"service {service.shared_key} {number}") not in taken)
         shared = self._shared[id(service)] = SharedService(service, name)
         service.share_rate(partial(self._reserve, shared))

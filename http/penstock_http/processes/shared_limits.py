@@ -92,6 +92,8 @@ class SharedLimits:
                 self._retry_at = time.monotonic() + LOCK_PAUSE
                 log.warning("limits.lock_held", seconds=LOCK_SECONDS, effect="equal parts of each limit until later")
                 raise LimitsUnavailable
+            # Blocks the event loop on purpose: the lock is held for microseconds, and never waited for longer than
+            # LOCK_SECONDS. A hop to a thread would cost more for every run that starts.
             time.sleep(LOCK_SECONDS / 2000)
         try:
             yield

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 def divide(total: int, demands: Sequence[int]) -> list[int]:
-    """Divide a limit by need: max-min fair, at least 1 for each, and what nobody needs in equal parts.
+    """Divide a limit by demand (max-min fair, at least 1 for each), and the part without demand equally.
 
     `demands` are the calls that each process has or waits for. A process without any keeps 1, so that its next call
     does not wait. With more processes than `total`, each has 1.

@@ -84,7 +84,7 @@ class SharedFile:
         self._backend: WriterProcess | None = None
         self._committer: GroupCommitter[bytes] | None = None
         self._reported = WriterStatistics()
-        """The counters when a process was told how they have changed."""
+        """The counters when a reply last reported their changes to a process."""
 
     async def open(self, user: tuple[WorkerConnection, int], config: WriterConfig) -> None:
         """Open the file for a store of a process. Raises a `StoreError`."""

@@ -217,7 +217,7 @@ def _kill_detached_from_uvloop(transport: asyncio.SubprocessTransport) -> None:
         for _ in range(round(KILL_SECONDS / KILL_CHECK_SECONDS)):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 return
-            time.sleep(KILL_CHECK_SECONDS)
+            time.sleep(KILL_CHECK_SECONDS)  # there is no event loop any more
 
 
 def child_environment() -> dict[str, str]:
