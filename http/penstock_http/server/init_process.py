@@ -1,9 +1,9 @@
 """Process 1 of a container: it passes signals on to the service, and reaps the processes that lost their parent.
 
 The kernel makes process 1 the parent of every orphan in the container. One whose exit code is not read stays a zombie,
-and enough of them use up all process ids. The service itself must not wait for all of its children: it would take away the
-exit codes that asyncio and the code of flows wait for. And nothing in a container can kill its process 1, so a stuck
-service could not end itself.
+and enough of them use up all process ids. The service itself must not wait for all of its children: it would take away
+the exit codes that asyncio and the code of flows wait for. And nothing in a container can kill its process 1, so a
+stuck service could not end itself.
 """
 
 from __future__ import annotations
