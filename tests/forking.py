@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,13 @@ def environment() -> dict[str, str]:
 
 
 def start(
-    *words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, **options: Any
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    closed: Sequence[int] = (),
+    **options: Any,
 ) -> subprocess.Popen[Any]:
-    """Start `python -m penstock WORDS`, with options of `subprocess.Popen`.
+    """Start `python -m penstock WORDS`, with options of `subprocess.Popen`. `closed`: streams that it does not have.
 
     Python itself is started where something depends on it: another option than streams, a `sitecustomize.py`.
     """
@@ -48,8 +52,13 @@ def start(
     forked = sys.platform == "linux" and options.keys() <= {"stdin", "stdout", "stderr", "text"}
     if cwd is not None and (cwd / "sitecustomize.py").exists():
         forked = False
-    kind = Forked if forked else subprocess.Popen
-    return kind(command, env=dict(os.environ if env is None else env), cwd=cwd, **options)
+    env = dict(os.environ if env is None else env)
+    if forked:
+        return Forked(command, env=env, cwd=cwd, closed=closed, **options)
+    if closed:
+        closing = " ".join(f"{number}>&-" for number in closed)
+        command = ["sh", "-c", f'exec "$@" {closing}', "sh", *command]
+    return subprocess.Popen(command, env=env, cwd=cwd, **options)
 
 
 def run(
@@ -72,11 +81,15 @@ def run(
 class Forked(subprocess.Popen[Any]):
     """A process that is a child of the server: it tells the status, and all else is as with any `Popen`."""
 
+    def __init__(self, command: Sequence[str], *, closed: Sequence[int], **options: Any) -> None:
+        self._closed = list(closed)
+        super().__init__(command, **options)
+
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
                        c2pread: int, c2pwrite: int, errread: int, errwrite: int, *others: Any) -> None:  # fmt: skip
         ours = [0 if p2cread == -1 else p2cread, 1 if c2pwrite == -1 else c2pwrite, 2 if errwrite == -1 else errwrite]
-        request = {"words": args[3:], "cwd": os.path.abspath(cwd or ""), "env": env}
+        request = {"words": args[3:], "cwd": os.path.abspath(cwd or ""), "env": env, "closed": self._closed}
         self.pid = int(_server().ask(request, ours)["pid"])
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
@@ -227,7 +240,7 @@ def serve(descriptor: int) -> int:
     return main()
 
 
-def become(descriptors: list[int], words: list[str], cwd: str, env: dict[str, str]) -> None:
+def become(descriptors: list[int], words: list[str], cwd: str, env: dict[str, str], closed: Sequence[int] = ()) -> None:
     """Make a child what Python would be that had been started so."""
     for number, one in enumerate(descriptors):
         os.dup2(one, number)
@@ -242,16 +255,19 @@ def become(descriptors: list[int], words: list[str], cwd: str, env: dict[str, st
     importlib.invalidate_caches()
     sys.argv[:] = [str(ROOT / "flows" / "penstock" / "__main__.py"), *words]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdin, sys.stdout, sys.stderr = stream(0, "r"), stream(1, "w"), stream(2, "w", errors="backslashreplace")
+    for number in closed:
+        os.close(number)
+    sys.stdin, sys.stdout, sys.stderr = (None if number in closed else stream(number) for number in range(3))
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
 
 
-def stream(descriptor: int, mode: str, errors: str = "strict") -> Any:
+def stream(descriptor: int) -> Any:
     """Return a standard stream as Python makes it."""
+    mode, errors = "w" if descriptor else "r", "backslashreplace" if descriptor == 2 else "strict"
     raw = open(descriptor, f"{mode}b", 0 if mode == "w" and os.environ.get("PYTHONUNBUFFERED") else -1, closefd=False)  # noqa: SIM115
     text = io.TextIOWrapper(
         raw,
-        encoding="utf-8",
+        encoding=os.environ.get("PYTHONIOENCODING", "utf-8"),
         errors=errors,
         line_buffering=os.isatty(descriptor) or (mode == "w" and descriptor == 2),
         write_through=bool(mode == "w" and os.environ.get("PYTHONUNBUFFERED")),

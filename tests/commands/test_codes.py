@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import forking
 from commands.killing import run
 from invoking import invoke
 
@@ -47,9 +48,8 @@ def test_a_flow_in_python_is_told_to_be_no_file(command: str) -> None:
 def test_a_closed_standard_input_is_said_in_a_sentence(tmp_path: Path) -> None:
     """Before anything is begun, and not as a number of the system."""
     (tmp_path / "f.yaml").write_text("flow: f\nworkers: {w: {source: {stdin: true}}}\n")
-    for words in ("run f.yaml", "run f.yaml --worker w"):
-        line = f'"{sys.executable}" -m penstock {words} <&-'
-        process = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, check=False)
+    for words in (["run", "f.yaml"], ["run", "f.yaml", "--worker", "w"]):
+        process = forking.run(*words, cwd=tmp_path, closed=[0], capture_output=True)
         told = b"penstock run: standard input cannot be read: Bad file descriptor; name a file: --input FILE\n"
         assert (process.returncode, process.stdout, process.stderr) == (2, b"", told)
 
@@ -68,13 +68,15 @@ def test_a_file_with_mistakes_has_the_code_that_the_help_names(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
 @pytest.mark.parametrize("words", ["--help", "--version", "serve --help", "check f.yaml", "schema", "completion zsh"])
-@pytest.mark.parametrize("output", [">/dev/full", ">&-", "<&- >&-"])
-def test_output_that_cannot_be_written_is_said_in_a_line(words: str, output: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", [(), (1,), (0, 1)], ids=[">/dev/full", ">&-", "<&- >&-"])
+def test_output_that_cannot_be_written_is_said_in_a_line(words: str, closed: tuple[int, ...], tmp_path: Path) -> None:
     """A full disk, or a stream that was closed: exit code 1, no traceback."""
     (tmp_path / "f.yaml").write_text("flow: f\n")
-    line = f'"{sys.executable}" -m penstock {words} {output}'
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    process = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, check=False)
+    with open("/dev/full", "wb") as full:
+        process = forking.run(
+            *words.split(), cwd=tmp_path, env=environment, closed=closed, stdout=full, stderr=subprocess.PIPE
+        )
     (said,) = process.stderr.decode().splitlines()
     assert "the output cannot be written" in said
     assert process.returncode == 1
