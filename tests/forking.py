@@ -2,18 +2,14 @@
 
 Most of what a short command costs is imports: 0.5 s of a processor, 0.05 s forked. The suite starts hundreds. Otherwise
 the processes are like any: with their own streams, environment, working directory and signals, and they end as Python
-ends. What imports do at the start is for tests that start Python itself.
+ends. What imports do at the start is for tests that start Python itself. forking_server.py is what forks.
 """
 
 from __future__ import annotations
 
 import atexit
-import gc
-import importlib
-import io
 import json
 import os
-import pkgutil
 import select
 import signal
 import socket
@@ -178,7 +174,7 @@ class Server:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), str(theirs.fileno())],
+            [sys.executable, str(Path(__file__).with_name("forking_server.py")), str(theirs.fileno())],
             env=environment() | {"PYTHONPATH": os.pathsep.join(PATHS)},
             pass_fds=[theirs.fileno()],
         )
@@ -204,78 +200,3 @@ def _server() -> Server:
     if not _started:
         _started.append(Server())
     return _started[0]
-
-
-# In the server
-
-
-def serve(descriptor: int) -> int:
-    """Fork a process for each request. Returns in the server when nobody can ask any more, and in each child."""
-    for package in ("penstock", "penstock_http"):
-        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-            if not module.name.endswith("__main__"):
-                importlib.import_module(module.name)
-    gc.collect()
-    gc.freeze()
-    assert len(os.listdir("/proc/self/task")) == 1, "a thread would be missing in the children"
-    with socket.socket(fileno=descriptor) as asked:
-        while True:
-            data, descriptors, _, _ = socket.recv_fds(asked, LARGEST, 3)
-            if not data:
-                return 0
-            request = json.loads(data)
-            if "status" in request:
-                pid, status = os.waitpid(request["status"], os.WNOHANG)
-                asked.send(json.dumps({"status": status if pid else None}).encode())
-                continue
-            pid = os.fork()
-            if pid == 0:
-                break
-            for one in descriptors:
-                os.close(one)
-            asked.send(json.dumps({"pid": pid}).encode())
-    become(descriptors, **request)
-    from penstock.cli.main import main
-
-    return main()
-
-
-def become(descriptors: list[int], words: list[str], cwd: str, env: dict[str, str], closed: Sequence[int] = ()) -> None:
-    """Make a child what Python would be that had been started so."""
-    for number, one in enumerate(descriptors):
-        os.dup2(one, number)
-    for one in descriptors:
-        if one > 2:
-            os.close(one)
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
-    given = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [cwd, *given, *(path for path in sys.path[1:] if path not in (*PATHS, *given))]
-    importlib.invalidate_caches()
-    sys.argv[:] = [str(ROOT / "flows" / "penstock" / "__main__.py"), *words]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in closed:
-        os.close(number)
-    sys.stdin, sys.stdout, sys.stderr = (None if number in closed else stream(number) for number in range(3))
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
-
-
-def stream(descriptor: int) -> Any:
-    """Return a standard stream as Python makes it."""
-    mode, errors = "w" if descriptor else "r", "backslashreplace" if descriptor == 2 else "strict"
-    raw = open(descriptor, f"{mode}b", 0 if mode == "w" and os.environ.get("PYTHONUNBUFFERED") else -1, closefd=False)  # noqa: SIM115
-    text = io.TextIOWrapper(
-        raw,
-        encoding=os.environ.get("PYTHONIOENCODING", "utf-8"),
-        errors=errors,
-        line_buffering=os.isatty(descriptor) or (mode == "w" and descriptor == 2),
-        write_through=bool(mode == "w" and os.environ.get("PYTHONUNBUFFERED")),
-    )
-    text.mode = mode  # type: ignore[misc]
-    return text
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(serve(int(sys.argv[1])))

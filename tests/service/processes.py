@@ -91,6 +91,21 @@ class Process:
             event for event in self.events if event.get("event") in set(UNEXPECTED_EVENTS) - set(excused)
         ] + self.noise
 
+    def members(self) -> dict[int, int]:
+        """The process ids of the processes that serve, by number, if there are several."""
+        found: dict[int, int] = {}
+        for event in list(self.events):
+            match event:
+                case {"event": "process.started" | "process.restarted", "process": number, "pid": pid}:
+                    found[number] = pid
+                case {"event": "process.replaced", "by": number, "by_pid": pid}:
+                    found[number] = pid
+                case {"event": "process.ended" | "process.retired", "process": number}:
+                    found.pop(number, None)
+                case _:
+                    pass
+        return found
+
     # Requests
 
     def connect(self, **options: Any) -> Client:

@@ -16,14 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.observe import SERIES
 from penstock_http.aggregate.supervision import SERIES as SUPERVISION_SERIES
-from servers import child_processes
 from service.conftest import Serve
 from service.processes import Process, until
 from service.test_metrics import UNUSED
 from service.test_openapi import check
 from service.wire import NDJSON, orders
-
-pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the processes in /proc")
 
 FLAGS = ("--processes", 2, "--process-timeout", 3600)
 
@@ -38,12 +35,6 @@ ABSENT = UNUSED | {
 """Also those of workers and rejected requests, which not every process has here."""
 
 NUMBERS = {"1", "2"}
-
-
-def members(server: Process) -> list[int]:
-    """The process ids of the two processes."""
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in child_processes(server.pid)}
-    return [pid for pid, command in commands.items() if b"member_main" in command]
 
 
 def by_process(server: Process, name: str, **labels: str) -> dict[str, float]:
@@ -171,7 +162,7 @@ def test_the_description_of_the_api_describes_several_processes(server: Process)
 
 def test_a_frozen_process_is_missing_and_the_service_is_ready(server: Process, sent: int) -> None:
     """The other one answers for the service, and says so."""
-    with frozen(members(server)[0]):
+    with frozen(server.members()[1]):
         up = until(lambda: (found := by_process(server, "penstock_process_up")).get("1") != found.get("2") and found)
         (answering,) = (number for number, value in up.items() if value)
         ready: Any = server.request("GET", "/health/ready")
@@ -208,13 +199,13 @@ def test_processes_that_are_replaced_serve_what_the_others_serve(serve: Serve, t
     until(lambda: have(filed=2))
     assert server.request("PUT", "/flows/up", b"flow: up\n", **YAML).status == 201
     assert server.request("PUT", "/flows/up", b"flow: up\nkey: n\n", **YAML).json()["revision"] == 2
-    before = members(server)
-    os.kill(before[0], signal.SIGKILL)
+    before = set(server.members().values())
+    os.kill(min(before), signal.SIGKILL)
     until(lambda: have(filed=2, up=2))
     assert server.metric("penstock_process_restarts_total", reason="crashed") == 1
     server.signal(signal.SIGHUP)
     server.event("reload.completed", cause="signal")
-    until(lambda: have(filed=2, up=2) and set(before).isdisjoint(members(server)))
+    until(lambda: have(filed=2, up=2) and before.isdisjoint(server.members().values()))
     assert server.request("DELETE", "/flows/up").status == 200
     assert have(filed=2)
     assert by_process(server, "penstock_flow_revision", flow="up") == {}

@@ -22,7 +22,7 @@ from penstock.settings import Settings
 from penstock_http.server.bootstrap import check_store
 from service.conftest import Serve
 from service.processes import Process
-from stores.children import children_of, command_of, writers_of
+from stores.children import writers_of
 from waiting import HANG_SECONDS, until
 
 FLOW = """
@@ -70,7 +70,7 @@ def test_a_process_and_the_writer_are_killed_and_nothing_that_clients_received_i
 
     (writer,) = writers_of(server.pid)
     os.kill(writer, signal.SIGKILL)
-    victim = next(pid for pid in children_of(server.pid) if b"member_main" in command_of(pid))
+    victim = server.members()[1]
     os.kill(victim, signal.SIGKILL)
     for upload in uploads:
         upload.join(HANG_SECONDS)
