@@ -52,7 +52,7 @@ def all_figures(quick: bool, runs: int) -> list[Figure]:
     if program() is None:
         print("!!! THE OUTAGE IS LEFT OUT: nginx is not on this machine", file=sys.stderr, flush=True)
         return []
-    count, seconds = (4_000, 1.0) if quick else (10_000, 10.0)
+    count, seconds = (1_500, 1.0) if quick else (10_000, 10.0)
     late, ideals, failed = list[float](), list[float](), list[float]()
     for _ in range(runs):
         with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:

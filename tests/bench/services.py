@@ -141,7 +141,7 @@ def all_figures(quick: bool, runs: int, names: Sequence[str]) -> list[Figure]:
     if program() is None:
         print("!!! SERVICES ARE LEFT OUT: nginx is not on this machine", file=sys.stderr, flush=True)
         return []
-    count = 1_000 if quick else 20_000
+    count = 200 if quick else 20_000
     return [figure for variant in VARIANTS for figure in measure(names, runs, count, variant)]
 
 
