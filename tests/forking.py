@@ -48,6 +48,17 @@ def start(
     forked = sys.platform == "linux" and options.keys() <= {"stdin", "stdout", "stderr", "text"}
     if cwd is not None and (cwd / "sitecustomize.py").exists():
         forked = False
+    return _start(command, forked, env, cwd, closed, options)
+
+
+def _start(
+    command: list[str],
+    forked: bool,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    closed: Sequence[int],
+    options: dict[str, Any],
+) -> subprocess.Popen[Any]:
     env = dict(os.environ if env is None else env)
     if forked:
         return Forked(command, env=env, cwd=cwd, closed=closed, **options)
@@ -55,6 +66,20 @@ def start(
         closing = " ".join(f"{number}>&-" for number in closed)
         command = ["sh", "-c", f'exec "$@" {closing}', "sh", *command]
     return subprocess.Popen(command, env=env, cwd=cwd, **options)
+
+
+def start_python(
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    closed: Sequence[int] = (),
+    **options: Any,
+) -> subprocess.Popen[Any]:
+    """Start `python -c PROGRAM`, `python -m MODULE` or `python FILE`, with arguments and options of `subprocess.Popen`.
+
+    For programs of tests, which import Penstock and then do what is tested.
+    """
+    return _start([sys.executable, *words], sys.platform == "linux", env, cwd, closed, options)
 
 
 def run(
@@ -65,7 +90,14 @@ def run(
         options["stdin"] = subprocess.PIPE
     if capture_output:
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with start(*words, **options) as process:
+    return complete(start(*words, **options), input, timeout)
+
+
+def complete(
+    process: subprocess.Popen[Any], input: Any = None, timeout: float | None = None
+) -> subprocess.CompletedProcess[Any]:
+    """Wait for the end of a process."""
+    with process:
         try:
             out, said = process.communicate(input, timeout)
         except BaseException:
@@ -85,8 +117,14 @@ class Forked(subprocess.Popen[Any]):
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
                        c2pread: int, c2pwrite: int, errread: int, errwrite: int, *others: Any) -> None:  # fmt: skip
         ours = [0 if p2cread == -1 else p2cread, 1 if c2pwrite == -1 else c2pwrite, 2 if errwrite == -1 else errwrite]
-        request = {"words": args[3:], "cwd": os.path.abspath(cwd or ""), "env": env, "closed": self._closed}
-        self.pid = int(_server().ask(request, ours)["pid"])
+        request = {
+            "words": args[1:],
+            "cwd": os.path.abspath(cwd or ""),
+            "env": env,
+            "closed": self._closed,
+            "numbers": [0, 1, 2, *pass_fds],
+        }
+        self.pid = int(_server().ask(request, [*ours, *pass_fds])["pid"])
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
@@ -145,8 +183,10 @@ def _attend(connection: socket.socket) -> None:
     """Fork the process that a `forked_command.py` asks for, and tell how it ended. If that is killed, it is too."""
     with connection:
         data, descriptors, _, _ = socket.recv_fds(connection, LARGEST, 3)
+        request = json.loads(data)
+        request["words"] = ["-m", "penstock", *request["words"]]
         try:
-            pid = int(_server().ask(json.loads(data), list(descriptors))["pid"])
+            pid = int(_server().ask(request, list(descriptors))["pid"])
         finally:
             for one in descriptors:
                 os.close(one)

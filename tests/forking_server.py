@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pkgutil
+import runpy
 import select
 import signal
 import socket
@@ -84,13 +85,10 @@ def become(
     cwd: str,
     env: dict[str, str],
     closed: Sequence[int] = (),
-    module: str = "",
     numbers: Sequence[int] = (0, 1, 2),
+    session: bool = False,
 ) -> int:
-    """Run `python -m penstock WORDS` in a child, or `python -P -m MODULE WORDS`. Returns its exit code.
-
-    `numbers` are what its descriptors are to be.
-    """
+    """Run `python WORDS` in a child. Returns its exit code. `numbers` are what its descriptors are to be."""
     high = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, HIGH) for one in descriptors]
     for one in descriptors:
         os.close(one)
@@ -100,11 +98,11 @@ def become(
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    if session:
+        os.setsid()
     given = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    here = [] if module else [cwd]
-    sys.path[:] = [*here, *given, *(path for path in sys.path[1:] if path not in (*PATHS, *given))]
+    sys.path[:] = [*given, *(path for path in sys.path[1:] if path not in (*PATHS, *given))]
     importlib.invalidate_caches()
-    sys.argv[:] = [str(ROOT / "flows" / "penstock" / "__main__.py"), *words]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in closed:
         os.close(number)
@@ -112,9 +110,32 @@ def become(
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     if server is not None:
         asyncio.create_subprocess_exec = Starter(server)
-    if module:
-        os.setsid()
-    return int(sys.modules[module or "penstock.cli.main"].main())
+    return perform(words, cwd)
+
+
+def perform(words: list[str], cwd: str) -> int:
+    """Do what `python WORDS` does: a command or a process of Penstock, or a program of a test."""
+    match words:
+        case ["-m", "penstock", *arguments]:
+            sys.path.insert(0, cwd)
+            sys.argv[:] = [str(ROOT / "flows" / "penstock" / "__main__.py"), *arguments]
+            return int(sys.modules["penstock.cli.main"].main())
+        case ["-P", "-m", module, *arguments]:
+            sys.argv[:] = [module, *arguments]
+            return int(sys.modules[module].main())
+        case ["-m", module, *arguments]:
+            sys.path.insert(0, cwd)
+            sys.argv[:] = [module, *arguments]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case ["-c", program, *arguments]:
+            sys.path.insert(0, "")
+            sys.argv[:] = ["-c", *arguments]
+            exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+        case [file, *arguments]:
+            sys.path.insert(0, os.path.dirname(file))
+            sys.argv[:] = [file, *arguments]
+            runpy.run_path(file, run_name="__main__")
+    return 0
 
 
 def stream(descriptor: int) -> Any:
@@ -151,14 +172,13 @@ class Starter:
         env: dict[str, str],
     ) -> Started:
         """Have a process forked. Its standard output and error are those of this one."""
-        path_option, module_option, module, *arguments = words
-        assert (program, path_option, module_option, start_new_session) == (sys.executable, "-P", "-m", True)
+        assert program == sys.executable
         request = {
-            "module": module,
-            "words": arguments,
+            "words": words,
             "env": env,
             "cwd": os.getcwd(),
             "numbers": [0, 1, 2, *pass_fds],
+            "session": start_new_session,
         }
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import forking
 from penstock.sinks import FileSink, StdoutSink
 from penstock.sinks.siblings import FILE_LOCKS, FILES, Siblings, use_siblings
 from waiting import ending
@@ -21,7 +22,6 @@ def writing(keeper, number, path, batches, *, dies_at=0):
     """
     descriptors = keeper.attach(number)
     command = [
-        sys.executable,
         "-m",
         __name__,
         descriptors[FILES],
@@ -32,8 +32,8 @@ def writing(keeper, number, path, batches, *, dies_at=0):
         dies_at,
     ]
     try:
-        process = subprocess.Popen(
-            [str(word) for word in command],
+        process = forking.start_python(
+            *(str(word) for word in command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(*descriptors.values(), *([path] if isinstance(path, int) else [])),

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypedDict, cast
 
 import pytest
 
+import forking
 from penstock import Flow
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.errors import FlowDefinitionError
@@ -376,24 +376,26 @@ def test_standard_input_may_be_a_file_a_pipe_or_nothing(tmp_path: Path) -> None:
     """A redirected file, a pipe, /dev/null, and one that was closed: the process ends by itself."""
     (tmp_path / "a.ndjson").write_bytes(lines(1000))
 
-    def said(**how: Any) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, timeout=SECONDS, check=True, **how
-        )
+    def said(input: str | None = None, **how: Any) -> str:
+        given = {"stdin": subprocess.PIPE} | how
+        process = forking.start_python("-c", PROGRAM, stdout=subprocess.PIPE, text=True, **given)
+        done = forking.complete(process, input, SECONDS)
+        assert done.returncode == 0
         return done.stdout.splitlines()[-1]
 
     with (tmp_path / "a.ndjson").open() as file:
         assert said(stdin=file) == "completed 1000 None"
     assert said(input=lines(10).decode()) == "completed 10 None"
     assert said(stdin=subprocess.DEVNULL) == "completed 0 None"
-    assert "the source standard input failed" in said(preexec_fn=lambda: os.close(0))
+    assert "the source standard input failed" in said(closed=[0])
 
 
 def test_a_terminal_is_read_line_by_line() -> None:
     """A line is taken when it was typed; Ctrl-D ends the input."""
     ours, theirs = os.openpty()
     os.write(ours, b"1\n2\n\x04")
-    done = subprocess.run([sys.executable, "-c", PROGRAM], stdin=theirs, capture_output=True, timeout=SECONDS)
+    process = forking.start_python("-c", PROGRAM, stdin=theirs, stdout=subprocess.PIPE)
+    done = forking.complete(process, timeout=SECONDS)
     os.close(ours)
     os.close(theirs)
 

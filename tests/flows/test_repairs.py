@@ -6,13 +6,12 @@ import gzip
 import os
 import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+import forking
 from flows.test_files import SECONDS, really
 from flows.test_outlets import contents, put, written
 from penstock.errors import SinkWriteFailed
@@ -59,7 +58,7 @@ async def main():
 
 asyncio.run(main())
 """
-    died = subprocess.run([sys.executable, "-c", program], timeout=SECONDS)
+    died = forking.complete(forking.start_python("-c", program), timeout=SECONDS)
     assert died.returncode == -signal.SIGKILL
     data = path.read_bytes()
     with pytest.raises(EOFError):

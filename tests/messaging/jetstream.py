@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +15,7 @@ import nats
 from nats.js import api
 from nats.js.errors import NotFoundError
 
+import forking
 from servers import NatsServer, new_name
 from waiting import HANG_SECONDS, end
 
@@ -128,12 +127,8 @@ class Worker:
     ) -> None:
         self.output = output
         arguments = [stream.server.url, stream.name, "work", str(ack_wait), str(seconds), str(width), str(output)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": ""},
+        self.process = forking.start_python(
+            *("-c", WORKER, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def numbers(self) -> Counter[int]:

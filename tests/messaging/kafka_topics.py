@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+import forking
 from servers import KafkaServer, new_name
 from waiting import HANG_SECONDS, ending
 
@@ -108,9 +108,7 @@ class Workers:
         notes = self._folder / f"{len(self._all)}.notes"
         arguments = {"notes": str(notes), "source": self._source | (source or {})} | options
         with (self._folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, str(WORKER), json.dumps(arguments)], stdout=subprocess.PIPE, stderr=log
-            )
+            process = forking.start_python(str(WORKER), json.dumps(arguments), stdout=subprocess.PIPE, stderr=log)
         self._stack.enter_context(ending(process))
         self._all.append(Worker(process, notes))
         return self._all[-1]

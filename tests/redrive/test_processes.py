@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import forking
 from penstock.deadletters import DeadLetterQuery, create_store
 from penstock.deadletters.dead_letter_queue import History, Job, JobOptions, Requester
 from redrive.letters import letter
@@ -49,8 +49,8 @@ class Workplace:
 
     def start(self) -> subprocess.Popen[str]:
         main = str(Path(__file__).with_name("process_main.py"))
-        command = [sys.executable, main, self.url, self.job.id, str(self.calls_file), str(LEASE), "0.05"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        command = [main, self.url, self.job.id, str(self.calls_file), str(LEASE), "0.05"]
+        process = forking.start_python(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.processes.append(process)
         return process
 

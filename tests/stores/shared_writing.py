@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+import forking
 from penstock.deadletters.sqlite.shared_writer import LETTERS, SharedWriters
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.deadletters.sqlite.writer_hub import WriterHub
@@ -43,8 +44,8 @@ def storing(hub, number, url, letters) -> Iterator[subprocess.Popen[bytes]]:
     """A process that stores so many letters; its output has the id of each one, when the store has reported it."""
     descriptors = hub.attach(number)
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(descriptors[LETTERS]), url, str(letters)],
+        process = forking.start_python(
+            "-m", __name__, str(descriptors[LETTERS]), url, str(letters),
             stdout=subprocess.PIPE, pass_fds=tuple(descriptors.values()),
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )  # fmt: skip

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
-import sys
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+import forking
 from penstock import Flow, from_iterable
 from penstock.core.element import Element
 from penstock.deadletters import create_store
@@ -179,9 +178,7 @@ async def test_a_killed_consumer_loses_nothing(request: pytest.FixtureRequest, m
 
 def kill_consumer(url: str) -> list[str]:
     """Run a consumer in a process until it has an open batch, and kill it."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CONSUMER, url], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
+    process = forking.start_python("-c", CONSUMER, url, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     lines: list[str] = []
     try:

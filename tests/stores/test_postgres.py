@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from sqlalchemy import inspect
 from structlog.testing import capture_logs
 
+import forking
 from penstock import Flow, from_iterable
 from penstock.deadletters import DeadLetterQuery, Stores, create_store
 from penstock.deadletters.dead_letter_queue import JobOptions, Requester
@@ -331,12 +331,12 @@ async def test_two_processes_share_a_queue_and_one_is_killed(url: str, tmp_path:
     store = await opened(url)
     await store.add([letter(seq=seq) for seq in range(600)])
     job = await store.create_job(DeadLetterQuery(), JobOptions(), Requester("me"))
-    command = [sys.executable, "-c", RUNNER.replace("LEASE", "2"), url, job.id]
+    command = ["-c", RUNNER.replace("LEASE", "2"), url, job.id]
     outputs = [tmp_path / name for name in ("first", "second")]
 
     def start(output: Path) -> subprocess.Popen[bytes]:
         with output.open("wb") as file:
-            return subprocess.Popen([*command, output.name], stdout=file)
+            return forking.start_python(*command, output.name, stdout=file)
 
     def lines(output: Path) -> list[str]:
         return output.read_text().split()
@@ -381,8 +381,9 @@ async def main():
 
 asyncio.run(main())
 """
-    command = [sys.executable, "-c", code, url, *target.copies]
-    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])) as process:
+    command = ["-c", code, url, *target.copies]
+    root = Path(__file__).parents[2]
+    with ending(forking.start_python(*command, stdout=subprocess.PIPE, cwd=root)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"stored\n"
         process.kill()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
 import time
 from collections import Counter, defaultdict
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+import forking
 from penstock.deadletters import DeadLetterQuery, create_store
 from penstock.deadletters.dead_letter_queue import JobOptions, Requester
 from servers import PostgresServer, running
 from stores.letters import letter
-from waiting import HANG_SECONDS, ending_async
+from waiting import HANG_SECONDS, ending
 
 LEASE = 1.0
 LETTERS = 150
@@ -64,12 +61,9 @@ URLS = {
 """The URL of an empty queue."""
 
 
-async def runner(url, log, other):
+def runner(url, log, other):
     """Start a process that works on all jobs as soon as the other one has started too."""
-    roots = os.pathsep.join(path for path in sys.path if path)
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", RUNNER, url, str(log), str(other), str(LEASE), env=os.environ | {"PYTHONPATH": roots}
-    )
+    return ending(forking.start_python("-c", RUNNER, url, str(log), str(other), str(LEASE)))
 
 
 def lines_of(log: Path) -> list[tuple[str, float]]:
@@ -92,18 +86,14 @@ async def test_two_processes_finish_two_jobs_although_one_is_killed(url, tmp_pat
     ]
     logs = [tmp_path / "one", tmp_path / "two"]
 
-    async with AsyncExitStack() as stack, asyncio.timeout(HANG_SECONDS):
-        first, second = [
-            await stack.enter_async_context(ending_async(await runner(url, log, other)))
-            for log, other in (logs, reversed(logs))
-        ]
-        while len(lines_of(logs[0])) < 40 or len(lines_of(logs[1])) < 1:
-            assert first.returncode is None
-            await asyncio.sleep(0.002)
-        first.send_signal(signal.SIGKILL)
+    with runner(url, *logs) as first, runner(url, *reversed(logs)) as second:
+        async with asyncio.timeout(HANG_SECONDS):
+            while len(lines_of(logs[0])) < 40 or len(lines_of(logs[1])) < 1:
+                assert first.poll() is None
+                await asyncio.sleep(0.002)
+        first.kill()
         killed_at = time.time()
-        await first.wait()
-        assert await second.wait() == 0
+        assert await asyncio.to_thread(second.wait, HANG_SECONDS) == 0
 
     times = defaultdict(list)
     for log in logs:

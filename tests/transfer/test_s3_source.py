@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from backports import zstd
 from structlog.testing import capture_logs
 
+import forking
 from penstock import Flow, FlowDefinitionError, RunError, from_iterable
 from penstock.deadletters.memory import MemoryStore
 from penstock.sinks import S3Sink
@@ -238,10 +238,8 @@ async def test_a_killed_process(bucket: TestBucket, tmp_path: Path) -> None:
     kills = 0
     while True:
         known = file.read_bytes().count(b"\n")
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable, str(Path(__file__).with_name("s3_worker.py")), bucket.url("in"), str(file)
-        )
-        ended = asyncio.ensure_future(worker.wait())
+        worker = forking.start_python(str(Path(__file__).with_name("s3_worker.py")), bucket.url("in"), str(file))
+        ended = asyncio.ensure_future(asyncio.to_thread(worker.wait))
         while not ended.done() and (kills == 3 or file.read_bytes().count(b"\n") < known + 2500):
             await asyncio.sleep(0.01)
         if ended.done():
