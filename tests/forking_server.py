@@ -102,7 +102,6 @@ def become(
         os.setsid()
     given = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [*given, *(path for path in sys.path[1:] if path not in (*PATHS, *given))]
-    importlib.invalidate_caches()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in closed:
         os.close(number)
