@@ -34,10 +34,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a process would compile all m
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many workers `-n auto` starts: more than processors, because many tests wait.
 
-    Each costs ten seconds of a processor, for imports and for servers.
+    Each costs twenty seconds of a processor, for imports and for servers.
     """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 3 * available
+    return 5 * available // 2
 
 
 def pytest_configure(config: pytest.Config) -> None:

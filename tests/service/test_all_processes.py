@@ -39,7 +39,8 @@ NUMBERS = {"1", "2"}
 
 def by_process(server: Process, name: str, **labels: str) -> dict[str, float]:
     """The values of a series by process."""
-    text = server.request("GET", "/metrics").body.decode()
+    lines = server.request("GET", "/metrics").body.decode().splitlines(keepends=True)
+    text = "".join(line for line in lines if line.startswith(name))
     return {
         sample.labels["process"]: sample.value
         for family in text_string_to_metric_families(text)
