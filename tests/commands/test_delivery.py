@@ -8,6 +8,8 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from commands.killing import prepare, records, start
 from waiting import until
 
@@ -37,6 +39,7 @@ async def look_up(value):
 """
 
 
+@pytest.mark.long
 def test_a_file_of_a_directory_is_written_to_a_sink_at_least_once(tmp_path: Path) -> None:
     """After kill -9 the file is read again from its start: no row is missing, and some may be there twice."""
     prepare(tmp_path, COUNT, COPYING)

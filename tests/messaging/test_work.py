@@ -76,7 +76,7 @@ def stop_twice_and_finish(folder: Path, file: Path) -> tuple[int, int]:
     received = failed = 0
     for wanted in (500, 1000, MESSAGES):
         with working(folder, file) as process:
-            until(lambda: received + process.metric("penstock_settled_total") >= wanted)  # noqa: B023 - at once
+            until(lambda: received + process.metric("penstock_settled_total") >= wanted, period=0.1)  # noqa: B023 - at once
             assert process.stop() == 0
             (ended,) = process.logged("run.ended", kind="worker")
         assert (ended["reason"], ended["cancelled"]) == ("draining", 0)
@@ -122,11 +122,11 @@ async def test_a_reload_repeats_nothing(nats_server: NatsServer, tmp_path: Path)
         await stream.publish_numbers(MESSAGES)
         file = from_stream_to(tmp_path, stream, target)
         with working(tmp_path, file) as process:
-            until(lambda: process.metric("penstock_settled_total") >= 500)
+            until(lambda: process.metric("penstock_settled_total") >= 500, period=0.1)
             file.write_text(file.read_text().replace("window: 64", "window: 256"))
             process.signal(signal.SIGHUP)
             ended = process.event("run.ended", kind="worker", revision=1)
-            until(lambda: process.metric("penstock_settled_total") >= MESSAGES)
+            until(lambda: process.metric("penstock_settled_total") >= MESSAGES, period=0.1)
             assert process.metric("penstock_received_total") == MESSAGES
         published = await target.messages()
 
@@ -141,7 +141,7 @@ async def test_redelivered_failures_become_one_letter_each_in_the_end(nats_serve
         file = from_stream_to(tmp_path, stream, target, ", on_failure: redeliver, deliveries: 1")
         await stream.publish_numbers(20)
         with working(tmp_path, file) as process:
-            until(lambda: process.metric("penstock_dead_letters_total", step="source") == 2)
+            until(lambda: process.metric("penstock_dead_letters_total", step="source") == 2, period=0.1)
             assert process.metric("penstock_settled_total", outcome="failed") == 4
             assert process.metric("penstock_dead_letters_total") == 2
         info = await stream.consumer("work")

@@ -6,6 +6,8 @@ import json
 import socket
 from pathlib import Path
 
+import pytest
+
 from service.processes import Process, serving, simulating, until
 from service.test_redrives import LETTERS, states
 from service.wire import NDJSON, orders
@@ -53,6 +55,7 @@ def test_expired_letters_are_deleted_and_counted(tmp_path: Path) -> None:
         assert [(each["action"], each["count"]) for each in records] == [("expire", 7)]
 
 
+@pytest.mark.long
 def test_letters_are_copied_and_a_copy_that_fails_is_behind(tmp_path: Path) -> None:
     """The store is not affected. The metric shows what the copy lacks, and the copy gets it when it works again."""
     folder = tmp_path / "copies"
@@ -93,6 +96,7 @@ def test_letters_are_redriven_when_their_service_has_recovered(tmp_path: Path) -
         assert [each["counts"]["total"] for each in redrives] == [2, 1]
 
 
+@pytest.mark.long
 def test_the_age_of_the_oldest_waiting_letter_is_refreshed(tmp_path: Path) -> None:
     """At the start and four times a minute; 0 when none waits."""
     flow = write(tmp_path, f"sqlite:///{tmp_path}/shop.db")
@@ -100,6 +104,10 @@ def test_the_age_of_the_oldest_waiting_letter_is_refreshed(tmp_path: Path) -> No
         assert server.metric("penstock_dead_letters_oldest_waiting_seconds", flow="shop") == 0
         fail(server, 2)
     with serving(tmp_path, flow) as server:
-        until(lambda: server.metric("penstock_dead_letters_oldest_waiting_seconds", flow="shop") > 0, timeout=10)
+        until(
+            lambda: server.metric("penstock_dead_letters_oldest_waiting_seconds", flow="shop") > 0,
+            timeout=10,
+            period=0.1,
+        )
         server.request("POST", f"{LETTERS}/purge", b'{"all": true}', Content_Type="application/json")
         until(lambda: server.metric("penstock_dead_letters_oldest_waiting_seconds", flow="shop") == 0, period=0.5)

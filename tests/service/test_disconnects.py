@@ -45,7 +45,7 @@ class TestDisconnect:
             client.upload()
             response = client.response()
             client.chunk(orders(10))
-            until(lambda: server.metric("penstock_in_flight") == 10)
+            until(lambda: server.metric("penstock_in_flight") == 10, period=0.1)
             WAYS[way](client)
             event = ended(server, response)
         assert (event["received"], event["cancelled"], event["failed"]) == (10, 10, 0)
@@ -55,7 +55,7 @@ class TestDisconnect:
         with server.connect() as client:
             client.request("POST", "/orders/bulk", orders(10), Content_Type=NDJSON)
             response = client.response()
-            until(lambda: server.metric("penstock_in_flight") == 10)
+            until(lambda: server.metric("penstock_in_flight") == 10, period=0.1)
             WAYS[way](client)
             assert ended(server, response)["cancelled"] == 10
 
@@ -69,7 +69,7 @@ class TestDisconnect:
             WAYS[way](client)
             event = ended(server, response)
         assert 0 < event["ok"] < 1_000_000
-        until(lambda: server.metric("penstock_in_flight") == 0)
+        until(lambda: server.metric("penstock_in_flight") == 0, period=0.1)
 
     def test_while_backpressure_pauses_reading(self, serve: Serve, way: str) -> None:
         """The window is full, so the socket is not read, and only the monitor can notice the disconnect."""
@@ -79,7 +79,7 @@ class TestDisconnect:
             client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
             response = client.response()
             client.push(orders(20_000), 0.2)
-            until(lambda: server.metric("penstock_in_flight") == 64)
+            until(lambda: server.metric("penstock_in_flight") == 64, period=0.1)
             WAYS[way](client)
             if way == "FIN":
                 # A FIN after unread orders in the kernel cannot be noticed. But close() with unread results makes the
@@ -87,16 +87,16 @@ class TestDisconnect:
                 ended(server, response)
             else:
                 assert ended(server, response)["cancelled"] == 64
-        until(lambda: server.metric("penstock_runs_active") == 0)
+        until(lambda: server.metric("penstock_runs_active") == 0, period=0.1)
 
 
 def test_a_disconnect_aborts_a_run_with_one_document(server: Process) -> None:
     """`Accept: application/json` writes nothing before its end, but its client is monitored too."""
     with server.connect() as client:
         client.request("GET", "/orders/bulk?count=7", Accept="application/json")
-        until(lambda: server.metric("penstock_in_flight") == 7)
+        until(lambda: server.metric("penstock_in_flight") == 7, period=0.1)
         client.close()
-        until(lambda: server.metric("penstock_runs_active") == 0)
+        until(lambda: server.metric("penstock_runs_active") == 0, period=0.1)
     server.event("run.ended", reason="disconnected", received=7, cancelled=7)
 
 
@@ -121,7 +121,7 @@ def test_each_disconnect_is_counted_once_as_499(server: Process, way: str) -> No
         ("POST", "", upload | {"Content_Type": NDJSON}, has_begun),
         ("POST", "", upload | {"Content_Type": "application/json"}, has_begun),
     ):
-        until(lambda: server.metric("penstock_in_flight") == 0)
+        until(lambda: server.metric("penstock_in_flight") == 0, period=0.1)
         with server.connect() as client:
             client.request(method, f"/orders/bulk{query}", **headers)
             wait(client)
@@ -136,7 +136,7 @@ def test_a_disconnect_is_not_a_failure(server: Process) -> None:
         client.request("GET", "/orders/bulk?count=1000")
         client.response()
         client.close()
-    until(lambda: server.metric("penstock_runs_active") == 0)
+    until(lambda: server.metric("penstock_runs_active") == 0, period=0.1)
     left = server.metric("penstock_runs_total", reason="disconnected")
     until(lambda: len(server.logged("run.ended", reason="disconnected")) == left > 0)
     assert server.metric("penstock_settled_total", outcome="failed") == 0

@@ -99,6 +99,6 @@ def test_a_disconnect_before_100_continue_is_not_an_error(server: Process) -> No
         with server.connect() as client:
             client.request("POST", "/orders/bulk", **LINES, **ASKING)
             client.reset()
-    until(lambda: server.metric("penstock_http_requests_total", method="POST", status="499") == 20)
+    until(lambda: server.metric("penstock_http_requests_total", method="POST", status="499") == 20, period=0.1)
     assert server.metric("penstock_http_requests_total", method="POST", status="500") == 0
     assert not server.logged("http.internal_error")

@@ -82,6 +82,7 @@ def test_a_closed_log_pipe_breaks_nothing(unread: UnreadProcess) -> None:
     assert unread.wait() == 0
 
 
+@pytest.mark.long
 def test_a_blocked_log_pipe_does_not_delay_the_exit_timeout(unread: UnreadProcess) -> None:
     """A full pipe that is not read blocks the process in the middle of a line; it exits all the same."""
     assert unread.popen.stderr is not None

@@ -45,7 +45,7 @@ def mixture(server: Process) -> dict[str, float]:
         client.chunk(orders(50))
         response.next()
         client.close()
-    until(lambda: server.metric("penstock_runs_active") == 0)
+    until(lambda: server.metric("penstock_runs_active") == 0, period=0.1)
     runs = until(lambda: len(found := server.logged("run.ended")) >= 6 and found)
     assert {run["reason"] for run in runs} >= {"completed", "disconnected"}
     return {name: sum(run[name] for run in runs) for name in ("received", *OUTCOMES)} | {"runs": len(runs)}
@@ -122,7 +122,7 @@ def test_requests_are_counted_by_route_method_and_status(server: Process) -> Non
 
 def test_metrics_show_open_runs(server: Process) -> None:
     """Open runs, their elements in flight and their capacity are in the metrics before they end."""
-    until(lambda: server.metric("penstock_runs_active") == 0)  # the worker has ended
+    until(lambda: server.metric("penstock_runs_active") == 0, period=0.1)  # the worker has ended
     with server.connect() as client:
         client.upload()
         assert client.response().status == 200
@@ -130,7 +130,7 @@ def test_metrics_show_open_runs(server: Process) -> None:
         assert server.metric("penstock_window_capacity", flow="orders") == 256
         assert server.request("GET", "/flows/orders").json()["runs"] == {"http": 1}
         client.chunk(b"")
-    until(lambda: server.metric("penstock_runs_active") == 0)
+    until(lambda: server.metric("penstock_runs_active") == 0, period=0.1)
 
 
 def test_health_is_live_and_ready(server: Process) -> None:

@@ -532,7 +532,7 @@ def test_responses_during_shutdown_are_as_described(serve: Serve) -> None:
         get.request("GET", f"{BULK}?count=9", **ONE_PIECE)
         upload.upload(**ONE_PIECE)
         upload.chunk(orders(1))
-        until(lambda: server.metric("penstock_in_flight") == 3)
+        until(lambda: server.metric("penstock_in_flight") == 3, period=0.1)
         server.signal(signal.SIGTERM)
         server.event("shutdown.phase", phase="draining")
         for client, (method, path) in zip(late, requests, strict=True):

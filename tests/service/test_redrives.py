@@ -119,6 +119,7 @@ def test_a_redrive_resolves_letters_with_the_current_revision(server: Process) -
     assert server.metric("penstock_redrives_total", state="completed") == 1
 
 
+@pytest.mark.long
 def test_a_canary_batch_stops_a_redrive_that_fails_again(server: Process) -> None:
     """It says why, and can be resumed. No letter is written twice."""
     run = fail(server, 40)
@@ -126,7 +127,7 @@ def test_a_canary_batch_stops_a_redrive_that_fails_again(server: Process) -> Non
     ended = follow(server, job["id"])[-1][1]
     assert (ended["state"], ended["counts"]["failed"], ended["counts"]["open"]) == ("stopped", 4, 36)
     assert "4 of 4 letters of batch 1 failed again" in ended["message"]
-    until(lambda: server.metric("penstock_redrives_open", state="stopped") == 1, timeout=30)
+    until(lambda: server.metric("penstock_redrives_open", state="stopped") == 1, timeout=30, period=0.1)
     server.request("PUT", "/flows/orders", FIXED, **YAML)
     assert send(server, "PATCH", f"{REDRIVES}/{job['id']}", {"state": "running"}).status == 200
     ended = follow(server, job["id"])[-1][1]
@@ -363,7 +364,7 @@ def test_a_redrive_runs_beside_a_bulk_stream(server: Process) -> None:
         client.chunk(b"")
         end = response.complete().end
     assert (end["reason"], end["received"], end["failed"]) == ("completed", 5010, 1670)
-    until(lambda: server.metric("penstock_in_flight") == 0)
+    until(lambda: server.metric("penstock_in_flight") == 0, period=0.1)
     assert server.metric("penstock_received_total") == server.metric("penstock_settled_total") == 600 + 200 + 5010
     assert states(server) == {"waiting": 200 + 1670}
 
@@ -466,7 +467,7 @@ def test_a_stop_that_cuts_a_redrive_returns_its_letters(tmp_path: Path) -> None:
     with serving(tmp_path, "--latency-scale", 400, "--grace-period", 1) as server:
         job = redrive(server, query={"run": run})
         until(lambda: states(server, run=run) == {"claimed": 20})
-        until(lambda: server.metric("penstock_runs_active", kind="redrive") == 1)
+        until(lambda: server.metric("penstock_runs_active", kind="redrive") == 1, period=0.1)
         server.signal(signal.SIGTERM)
         assert server.wait(20) == 1
         assert server.event("shutdown.completed")["cancelled"] == 20

@@ -48,7 +48,7 @@ def test_an_open_stream_is_drained(serve: Serve, number: signal.Signals) -> None
         idle.request("GET", "/health/ready")
         assert idle.response().complete().status == 200
         response = begin(client, 6)
-        until(lambda: server.metric("penstock_in_flight") == 6)
+        until(lambda: server.metric("penstock_in_flight") == 6, period=0.1)
         server.signal(number)
         until(lambda: refuses(server))
         end = response.complete().end
@@ -92,7 +92,7 @@ def test_readiness_fails_while_draining(serve: Serve) -> None:
     kept = [server.connect() for _ in range(3)]
     with server.connect() as client:
         begin(client)
-        until(lambda: server.metric("penstock_in_flight") == 3)
+        until(lambda: server.metric("penstock_in_flight") == 3, period=0.1)
         server.signal(signal.SIGTERM)
         server.event("shutdown.phase", phase="draining")
         responses = []
@@ -114,7 +114,7 @@ def test_the_grace_period_ends_with_an_abort(serve: Serve) -> None:
         )
         with server.connect() as client:
             response = begin(client)
-            until(lambda: server.metric("penstock_in_flight") == 3)
+            until(lambda: server.metric("penstock_in_flight") == 3, period=0.1)
             started = time.monotonic()
             server.signal(signal.SIGTERM)
             assert response.complete().cut
@@ -132,7 +132,7 @@ def test_a_second_signal_aborts_at_once(serve: Serve) -> None:
     server = serve(*SLOW)
     with server.connect() as client:
         response = begin(client)
-        until(lambda: server.metric("penstock_in_flight") == 3)
+        until(lambda: server.metric("penstock_in_flight") == 3, period=0.1)
         server.signal(signal.SIGTERM)
         server.event("shutdown.phase", phase="draining")
         server.signal(signal.SIGINT)
@@ -146,7 +146,7 @@ def test_two_signals_at_once_abort(serve: Serve) -> None:
     server = serve(*SLOW)
     with server.connect() as client:
         response = begin(client)
-        until(lambda: server.metric("penstock_in_flight") == 3)
+        until(lambda: server.metric("penstock_in_flight") == 3, period=0.1)
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGINT)
         assert server.wait() == 1
@@ -375,7 +375,7 @@ def test_a_hanging_store_does_not_prevent_the_shutdown_report(serve: Serve) -> N
     os.kill(writer, signal.SIGSTOP)
     with server.connect() as client:
         begin(client, 1, start=3)
-        until(lambda: server.metric("penstock_in_flight") == 1)
+        until(lambda: server.metric("penstock_in_flight") == 1, period=0.1)
         server.signal(signal.SIGTERM)
         assert server.wait() == 1
     assert server.event("shutdown.completed")["cancelled"] == 1

@@ -90,7 +90,7 @@ def test_a_paused_reader_pauses_its_sender(server: Process) -> None:
         taken = upload.sent
         assert until(lambda: server.metric("penstock_in_flight", flow="orders")) <= WINDOW
         assert server.metric("penstock_window_capacity", flow="orders") == WINDOW
-        until(lambda: server.metric("penstock_backpressure_seconds_total", flow="orders") > 0)
+        until(lambda: server.metric("penstock_backpressure_seconds_total", flow="orders") > 0, period=0.1)
         assert taken < 0.9 * COUNT * PADDING
         assert server.rss() - memory < 20
         # Other clients are served meanwhile.
@@ -110,7 +110,7 @@ def test_a_paused_reader_that_disconnects_ends_its_run(server: Process) -> None:
     with stopped_reader(server) as (upload, response):
         until(upload.held_back)
     assert server.event("run.ended", run=response.headers["penstock-run"])["reason"] == "disconnected"
-    until(lambda: server.metric("penstock_runs_active") == 0)
+    until(lambda: server.metric("penstock_runs_active") == 0, period=0.1)
     assert server.metric("penstock_in_flight") == 0
 
 

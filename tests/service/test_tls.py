@@ -166,7 +166,7 @@ def test_a_killed_client_cancels_its_run(server: Process, authority: Authority, 
         curl.wait()
         ended = server.event("run.ended", reason="disconnected")
     assert ended["cancelled"] > 0
-    until(lambda: server.metric("penstock_runs_active") == 0)
+    until(lambda: server.metric("penstock_runs_active") == 0, period=0.1)
     assert server.metric("penstock_in_flight") == 0
 
 

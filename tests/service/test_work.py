@@ -37,7 +37,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 def test_workers_run_and_only_metrics_and_health_are_served(tmp_path: Path) -> None:
     """Every other path is unknown, also those that `penstock serve` has."""
     with working(tmp_path, write(tmp_path, "clock.yaml", CLOCK)) as process:
-        until(lambda: process.metric("penstock_received_total", flow="clock") >= 5)
+        until(lambda: process.metric("penstock_received_total", flow="clock") >= 5, period=0.1)
         paths = ("/metrics", "/health/live", "/health/ready")
         assert [process.request("GET", path).status for path in paths] == [200] * 3
         unknown = ("/openapi.json", "/flows", "/clock/bulk?count=1", "/dead-letters", "/")
@@ -106,7 +106,7 @@ def test_the_setting_for_no_workers_is_one_of_serve(tmp_path: Path) -> None:
     """Both commands may share a file of settings, in which `workers = 0` leaves the workers to this command."""
     settings = write(tmp_path, "penstock.toml", "workers = 0\nmax_runs = 5\n")
     with working(tmp_path, "--config", settings, write(tmp_path, "clock.yaml", CLOCK)) as process:
-        until(lambda: process.metric("penstock_received_total", flow="clock") >= 1)
+        until(lambda: process.metric("penstock_received_total", flow="clock") >= 1, period=0.1)
 
 
 def test_a_reload_replaces_the_workers_and_keeps_those_of_a_flow_that_lost_its_own(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_reload_replaces_the_workers_and_keeps_those_of_a_flow_that_lost_its_o
         process.signal(signal.SIGHUP)
         assert process.event("run.ended", kind="worker", revision=1)["cancelled"] == 0
         before = process.metric("penstock_received_total", flow="clock")
-        until(lambda: process.metric("penstock_received_total", flow="clock") > before)
+        until(lambda: process.metric("penstock_received_total", flow="clock") > before, period=0.1)
         assert process.metric("penstock_runs_active", kind="worker") == 1
 
 
@@ -130,7 +130,7 @@ def test_a_second_signal_cancels_what_is_in_flight(tmp_path: Path) -> None:
     text = CLOCK + "services: {slow: {call: 'slow:call', timeout: 900s}}\nsteps: [{map_async: slow}]\n"
     flags = ("--grace-period", 60, write(tmp_path, "clock.yaml", text))
     with working(tmp_path, *flags, excused=("run.tasks_not_cancelled",)) as process:
-        until(lambda: process.metric("penstock_in_flight", flow="clock") >= 3)
+        until(lambda: process.metric("penstock_in_flight", flow="clock") >= 3, period=0.1)
         process.signal(signal.SIGTERM)
         process.event("shutdown.phase", phase="draining")
         process.signal(signal.SIGTERM)
