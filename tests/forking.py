@@ -45,7 +45,7 @@ def start(
     Python itself is started where something depends on it: another option than streams, a `sitecustomize.py`.
     """
     command = [sys.executable, "-m", "penstock", *words]
-    forked = sys.platform == "linux" and options.keys() <= {"stdin", "stdout", "stderr", "text"}
+    forked = sys.platform == "linux" and options.keys() <= {"stdin", "stdout", "stderr", "text", "start_new_session"}
     if cwd is not None and (cwd / "sitecustomize.py").exists():
         forked = False
     return _start(command, forked, env, cwd, closed, options)
@@ -115,7 +115,8 @@ class Forked(subprocess.Popen[Any]):
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
-                       c2pread: int, c2pwrite: int, errread: int, errwrite: int, *others: Any) -> None:  # fmt: skip
+                       c2pread: int, c2pwrite: int, errread: int, errwrite: int, restore_signals: Any, gid: Any,
+                       gids: Any, uid: Any, umask: Any, start_new_session: bool, *others: Any) -> None:  # fmt: skip
         ours = [0 if p2cread == -1 else p2cread, 1 if c2pwrite == -1 else c2pwrite, 2 if errwrite == -1 else errwrite]
         request = {
             "words": args[1:],
@@ -123,6 +124,7 @@ class Forked(subprocess.Popen[Any]):
             "env": env,
             "closed": self._closed,
             "numbers": [0, 1, 2, *pass_fds],
+            "session": start_new_session,
         }
         self.pid = int(_server().ask(request, [*ours, *pass_fds])["pid"])
         self._child_created = True

@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import termios
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,6 +101,8 @@ def become(
     os.chdir(cwd)
     if session:
         os.setsid()
+        if os.isatty(0):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C on it is a signal for the process
     given = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [*given, *(path for path in sys.path[1:] if path not in (*PATHS, *given))]
     signal.signal(signal.SIGINT, signal.default_int_handler)

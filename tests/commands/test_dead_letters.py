@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import forking
 from commands import killing
 from commands.desk_place import DeskPlace
 from invoking import invoke
@@ -136,6 +137,7 @@ def test_deleting_and_redriving_ask_first(desk):
     assert desk.documents("jobs") == desk.documents("audit") == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the terminal becomes that of a forked process")
 @pytest.mark.parametrize(
     ("answer", "code", "left"), [(b"y\n", 0, {}), (b"n\n", 1, {"waiting": 5}), (b"\x03", 1, {"waiting": 5})]
 )
@@ -144,15 +146,13 @@ def test_on_a_terminal_the_answer_decides(local, answer, code, left):
     pty = pytest.importorskip("pty", reason="there are no terminals like this here")
     local.fail(ITEMS)
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "penstock", "dead-letters", "purge", "--all", *local.words[:2]],
+    process = forking.start(
+        *("dead-letters", "purge", "--all", *local.words[:2]),
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=local.folder,
         start_new_session=True,
-        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     with ending(process):
         said = b""

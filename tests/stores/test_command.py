@@ -4,12 +4,12 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+import forking
 from invoking import invoke
 from penstock.deadletters import DeadLetter, as_document, create_store
 from penstock.support.ids import new_id, now
@@ -311,11 +311,11 @@ def test_a_reader_that_leaves_early_gets_no_traceback(store, limit):
     """`… | head -1`: with little or with much left to write, nothing is complained about."""
     store(*map(letter, range(5000)))
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "penstock", "dead-letters", "list", "--json", "--limit", limit],
+    process = forking.start(
+        *("dead-letters", "list", "--json", "--limit", limit),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=buffered | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        env=buffered,
     )
     with ending(process):
         if limit != "1":
@@ -333,12 +333,8 @@ def test_on_a_terminal_a_message_is_cut_to_the_width(store):
     pty = pytest.importorskip("pty", reason="there are no terminals like this here")
     store(letter(message="long " * 100))
     ours, theirs = pty.openpty()
-    subprocess.run(
-        [sys.executable, "-m", "penstock", "dead-letters", "list", "--flow", "orders"],
-        stdout=theirs,
-        check=True,
-        env=os.environ | {"COLUMNS": "150", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
+    words = ("dead-letters", "list", "--flow", "orders")
+    assert forking.run(*words, stdout=theirs, env=os.environ | {"COLUMNS": "150"}).returncode == 0
     os.close(theirs)
     shown = os.read(ours, 65_536).decode().splitlines()
     os.close(ours)
@@ -360,10 +356,7 @@ def test_an_output_that_takes_nothing_is_said(store):
     """A full disk is no traceback."""
     store(*map(letter, range(500)))
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "penstock", "dead-letters", "list"],
-            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        done = forking.run("dead-letters", "list", stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (
         1,
         "penstock dead-letters: the output cannot be written: No space left on device\n",
