@@ -29,7 +29,7 @@ VALIDATORS = {kind: Draft202012Validator(make_schema(kind)) for kind in KINDS}
 MEANING = re.compile(
     r"invalid expression|got one of type|no module|cannot import|has no \"|expected a function, got"
     r"|cron expression|unknown time zone|only for fields of type|enum: expected strings, integers and"
-    r"|is not a value of type|enum and"
+    r"|is not a value of type|enum and|for a literal brace"
     r"|no regular expression|cannot be optional|cannot be combined|missing \"at\"|not allowed with|to be later than"
 )
 """What is wrong with the meaning of a text, or with values together: the business of `check` alone."""
