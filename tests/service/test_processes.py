@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -147,6 +148,34 @@ def test_replacing_all_processes_loses_no_request_and_cuts_no_stream(serve: Serv
     assert {event["how"] for event in server.logged("process.retired")} == {"exit code 0"}
     assert not any(running(pid) for pid in first)
     assert not server.logged("process.ended")
+
+
+def test_a_worker_that_has_run_once_does_not_run_again_in_the_next_leader(serve: Serve, tmp_path: Path) -> None:
+    """Until its flow changes, as with one process. The others go on when they would have run."""
+    file, out = tmp_path / "once.yaml", tmp_path / "out.ndjson"
+
+    def write(mark: int) -> None:
+        workers = "{once: {source: {generate: 3}}, daily: {source: {generate: 2}, every: 24h}}"
+        steps = f"[{{set: {{mark: {mark}}}}}, {{to: {{file: {out}}}}}]"
+        file.write_text(f"flow: once\nsamples: {{n: seq}}\nworkers: {workers}\nsteps: {steps}\n")
+
+    def reload(times: int) -> None:
+        server.signal(signal.SIGHUP)
+        until(lambda: len(server.logged("process.retired")) == 2 * times)
+        until(lambda: len(server.logged("reload.completed", processes=2)) == times)
+
+    write(1)
+    server = serve(*TWO, "--workers", 1, file)
+    until(lambda: len(server.logged("run.ended", kind="worker")) == 2)
+    reload(1)
+    for event in server.logged("workers.continued"):
+        assert (event["finished"], list(event["due"])) == (["once"], ["daily"])
+    write(2)
+    reload(2)
+    until(lambda: len(server.logged("run.ended", kind="worker")) >= 4)
+    server.stop()
+    marks = Counter(json.loads(line)["mark"] for line in out.read_text().splitlines())
+    assert marks == {1: 5, 2: 5}
 
 
 def test_the_reload_timeout_ends_streams_of_replaced_processes(serve: Serve) -> None:

@@ -52,6 +52,15 @@ class Failed(Struct, frozen=True):
     message: str
 
 
+class TakeLead(Struct, frozen=True):
+    """What a process that begins to lead gets from the parent."""
+
+    progress: bytes
+    """What the last leader that was able to report knows about its work; empty at first."""
+    released: bool
+    """Whether that was the previous leader. Otherwise another one has gone on from there, and has ended."""
+
+
 class Ask(Struct, frozen=True):
     """A question of one process for all of them."""
 
