@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -36,6 +37,8 @@ class FlowCandidate(Struct, frozen=True, eq=False):
     digest: str
     source: str
     """The file or Python name of the flow, `PUT` if it was uploaded, or `built in`."""
+    texts: Mapping[Path, str] = {}
+    """The texts of the files that the flow was loaded from."""
 
 
 class Revision:

@@ -1,19 +1,20 @@
 """Deployments to all processes of a service: the messages, and the side of the parent.
 
-The parent keeps what a process that starts needs in order to serve what the others serve: the texts of uploaded flows,
-and the numbers of the active revisions. One deployment is made at a time, and none while a process starts. First all
-processes validate an uploaded flow. Then one of them deploys, and after that the others.
+The parent keeps what a process that starts needs in order to serve what the others serve: the texts of flow files and
+of uploaded flows, and the numbers of the active revisions. One deployment is made at a time, and none while a process
+starts. First all processes validate an uploaded flow. Then one of them deploys, and after that the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import structlog
 from msgspec import Struct, msgpack, structs
 
+from penstock_http.processes.flow_files import FlowFiles, KeptTexts
 from penstock_http.processes.peers import NoAnswer
 from penstock_http.processes.resources import ParentProcess
 
@@ -26,7 +27,10 @@ UPLOAD = "deployments-upload"
 """The topic of the parent that returns the `Upload` of a flow."""
 
 LOADED = "deployments-loaded"
-"""The topic of the parent for the revisions with which a process has started."""
+"""The topic of the parent for what a process has loaded at its start: takes `Loaded`.
+
+Returns nothing, or a text if other processes have read other flow files.
+"""
 
 EVERYWHERE = "deployments"
 """The topic of the parent that deploys in all processes: takes a `Command`, returns a `Reply`."""
@@ -54,10 +58,6 @@ class ActiveRevision(Struct, frozen=True):
     digest: str
     source: str
     """The file or Python name of the flow, or `PUT` if it was uploaded."""
-
-
-Revisions = Mapping[str, ActiveRevision]
-"""The active revisions of a process, by flow."""
 
 
 class Upload(Struct, frozen=True):
@@ -92,6 +92,8 @@ class Reply(Struct, frozen=True, kw_only=True):
     accepted: bool
     revisions: dict[str, ActiveRevision] = {}
     """All active revisions of the process."""
+    files: FlowFiles | None = None
+    """The flow files that it serves, if they were loaded again."""
     results: bytes = b""
     """The results of the flows, for the process that asked."""
     rejection: bytes = b""
@@ -109,6 +111,16 @@ class Joined(Struct, frozen=True, kw_only=True):
     known: dict[str, ActiveRevision]
     removed: int
     uploads: list[str]
+    files: FlowFiles | None
+    """The flow files that they serve, whose texts the parent keeps. If None, the files are to be read."""
+
+
+class Loaded(Struct, frozen=True):
+    """What a process serves when it has started."""
+
+    revisions: dict[str, ActiveRevision]
+    files: FlowFiles | None
+    """The flow files, if it has read them; None if it had their texts from the parent."""
 
 
 class Deployments:
@@ -121,34 +133,63 @@ class Deployments:
         self._version = 0
         self._revisions: dict[str, ActiveRevision] = {}
         self._uploads: dict[str, Upload] = {}
+        self._files = KeptTexts(parent)
+        self._starting: dict[int, Loaded] = {}
+        """What processes have loaded that do not serve yet."""
         self._removed = 0
         self._deploying: set[asyncio.Task[bytes]] = set()
         parent.on(JOIN, self._join)
         parent.on(UPLOAD, self._upload)
         parent.on(LOADED, self._loaded)
         parent.on(EVERYWHERE, self._everywhere)
+        parent.on_ready(self._ready)
+        parent.on_exit(lambda number: self._starting.pop(number, None))
 
     async def _join(self, _number: int, _payload: bytes) -> bytes:
-        """Return what a process that starts is to serve beside its files."""
-        # All others serve: this one is to replace one of them after SIGHUP, which loads the files again.
-        is_reload = len(self._parent.running) >= self._count
-        uploads = [name for name, upload in self._uploads.items() if not (is_reload and upload.replaces_file)]
-        return msgpack.encode(
-            Joined(version=self._version, known=self._revisions, removed=self._removed, uploads=uploads)
+        """Return what a process that starts is to serve."""
+        reads = self._parent.reloading
+        uploads = [name for name, upload in self._uploads.items() if not (reads and upload.replaces_file)]
+        joined = Joined(
+            version=self._version,
+            known=self._revisions,
+            removed=self._removed,
+            uploads=uploads,
+            files=None if reads else self._files.files,
         )
+        return msgpack.encode(joined)
 
     async def _upload(self, _number: int, payload: bytes) -> bytes:
         return msgpack.encode(self._uploads[payload.decode()])
 
-    async def _loaded(self, _number: int, payload: bytes) -> bytes:
-        """Take note of what a process has loaded. What is newer than what the others serve has a higher number."""
-        for name, revision in msgpack.decode(payload, type=dict[str, ActiveRevision]).items():
+    async def _loaded(self, number: int, payload: bytes) -> bytes:
+        """Take note of what a process that starts has loaded. It counts when the process serves."""
+        loaded = msgpack.decode(payload, type=Loaded)
+        if loaded.files is not None and not self._parent.reloading:  # one of the first processes
+            others = [self._files.files, *(each.files for each in self._starting.values())]
+            if any(other is not None and other.files != loaded.files.files for other in others):
+                return b"differs"
+        self._starting[number] = loaded
+        return b""
+
+    def _ready(self, number: int) -> None:
+        """Have all processes that start serve what this one serves, which may have read the files again."""
+        if (loaded := self._starting.pop(number, None)) is None:
+            return
+        if loaded.files is not None:
+            self._files.accept(loaded.files)
+        # What is newer than what the others serve has a higher number.
+        for name, revision in loaded.revisions.items():
             known = self._revisions.get(name)
             if known is None or revision.number >= known.number:
                 self._revisions[name] = revision
                 if revision.source != UPLOADED:
                     self._uploads.pop(name, None)
-        return b""
+        if self._parent.reloading:
+            for name in [name for name in self._revisions if name not in loaded.revisions]:
+                upload = self._uploads.get(name)
+                if upload is None or upload.replaces_file:  # the file of the flow is gone
+                    self._removed = max(self._removed, self._revisions.pop(name).number)
+                    self._uploads.pop(name, None)
 
     async def _everywhere(self, number: int, payload: bytes) -> bytes:
         """Deploy in all processes. What has begun is completed, also if the process that asks for it ends."""
@@ -209,7 +250,7 @@ class Deployments:
             elif self._differs(command, reply):
                 self._parent.kill(number, f"it rejected the deployment of {command.name}, which others accepted")
             elif command.kind == "reload":
-                self._keep_numbers(reply.revisions)
+                self._keep_newer(reply)
 
     async def _persist(self, number: int, command: Command) -> Reply | None:
         """Deploy in one process, and try again if it rejects what the first one has accepted."""
@@ -243,12 +284,16 @@ class Deployments:
             if (active := self._revisions.get(flow)) is not None and active.source == UPLOADED
         }
         self._version = command.version
+        if reply.files is not None:
+            self._files.accept(reply.files)
 
-    def _keep_numbers(self, revisions: Revisions) -> None:
+    def _keep_newer(self, reply: Reply) -> None:
         """Take note of files that a process has read after they changed once more."""
-        for flow, revision in revisions.items():
+        for flow, revision in reply.revisions.items():
             if flow in self._revisions and revision.number > self._revisions[flow].number:
                 self._revisions[flow] = revision
+                if reply.files is not None:
+                    self._files.accept(reply.files)
 
     async def _tell(self, number: int, command: Command) -> Reply | None:
         """Deploy in one process. Returns None if it does not answer."""

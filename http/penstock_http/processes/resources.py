@@ -64,6 +64,10 @@ class ParentProcess(Protocol):
         """Call back with the number of each process that has exited, after the resources were detached."""
         ...
 
+    def on_ready(self, callback: Callable[[int], object]) -> None:
+        """Call back with the number of each process that serves from now on."""
+        ...
+
     def kill(self, number: int, reason: str) -> None:
         """Kill a process that does not do what it must, and start another one. `reason` is logged."""
         ...
@@ -71,6 +75,11 @@ class ParentProcess(Protocol):
     @property
     def exclusive(self) -> asyncio.Lock:
         """Held while a process starts, and during a deployment: a process that starts misses none."""
+        ...
+
+    @property
+    def reloading(self) -> bool:
+        """Whether the process that starts now is the first one after SIGHUP, which reads the flow files again."""
         ...
 
     @property
