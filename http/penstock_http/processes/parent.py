@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import structlog
 from msgspec import msgpack, structs
@@ -148,8 +149,8 @@ class Parent:
             raise _start_error(failed[0])
         for child, _ in started:
             log.info("process.started", process=child.number, pid=child.pid)
-            self._begin(self._keep(child), f"process:{child.number}")
-        self._begin(self._watch(), "processes:watch")
+            self._begin_keeping(child)
+        self._begin(self._watch, "processes:watch")
         await self._lead.appoint()
 
     async def replace(self, child: Child, *, reload: bool) -> Child | None:
@@ -173,14 +174,14 @@ class Parent:
                 del self.children[number]
             raise _start_error(successor)
         log.info("process.replaced", process=child.number, pid=child.pid, by=number, by_pid=successor.pid)
-        self._begin(self._keep(successor), f"process:{number}")
+        self._begin_keeping(successor)
         child.retire()
         log.info("process.retiring", process=child.number, pid=child.pid)
         try:
             await child.call(RETIRE, timeout=self._timeout)
         except NoAnswer as error:
             child.kill(f"it did not retire: {error}")
-        self._begin(self._retire(child), f"process:{child.number}:retire")
+        self._begin(partial(self._retire, child), f"process:{child.number}:retire")
         return successor
 
     def stop(self) -> None:
@@ -215,7 +216,7 @@ class Parent:
                 attached.append(resource)
             start = structs.replace(self._start, number=number, descriptors=named)
             await child.spawn(self._module, start, (start.listener, *named.values()))
-        except OSError as error:
+        except Exception as error:  # mostly of the system; a bug must not leave others waiting for this process
             child.fail(f"it could not be started: {describe(error)}")
         finally:
             for descriptor in named.values():
@@ -231,10 +232,11 @@ class Parent:
         """Release what belonged to a process, after its exit."""
         await child.wait()
         del self._detaching[child.number]
-        for resource in attached:
-            resource.detach(child.number)
-        for callback in self._exit_callbacks:
-            callback(child.number)
+        for call in (*(resource.detach for resource in attached), *self._exit_callbacks):
+            try:
+                call(child.number)
+            except Exception as error:  # an unknown bug: what else belonged to the process is released all the same
+                log.error("process.release_failed", process=child.number, error=describe(error), exc_info=error)
 
     async def _keep(self, child: Child) -> None:
         """Replace a process by another one with its number whenever it ends, until it is retired."""
@@ -269,7 +271,7 @@ class Parent:
             else:
                 self._note_failed_start(child)
         if child.retired:
-            del self.children[child.number]
+            self.children.pop(child.number, None)
 
     def _note_failed_start(self, child: Child) -> None:
         """End the service if no process serves and none can start, so that clients do not wait for ever."""
@@ -312,18 +314,34 @@ class Parent:
         while True:
             await asyncio.sleep(seconds)
             for child in list(self.children.values()):
-                if child.serves and child.ping(seconds) >= self._timeout:
+                if (child.serves or child.connected) and child.ping(seconds) >= self._timeout:
                     self.kill(child.number, f"no answer for {self._timeout:g} s")
 
-    def _begin(self, work: Awaitable[None], name: str) -> None:
-        task = asyncio.ensure_future(work)
-        task.set_name(name)
+    def _begin_keeping(self, child: Child) -> None:
+        """Begin to replace a process by another one whenever it ends."""
+        number = child.number
+        # If it begins again after an error, the process may be another one. None has the number if it was retired.
+        self._begin(lambda: self._keep(self.children.get(number, child)), f"process:{number}")
+
+    def _begin(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Begin work in a task. If it fails by an unknown bug, that is logged, and it begins again."""
+
+        async def persist() -> None:
+            while True:
+                try:
+                    return await work()
+                except Exception as error:
+                    log.error("processes.task_failed", task=name, error=describe(error), exc_info=error)
+                    await asyncio.sleep(FIRST_BACKOFF)
+
+        task = asyncio.create_task(persist(), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _counts(self, number: int, payload: bytes) -> bytes:
         up = {child.number: child.serves and child.silent < self._timeout / 2 for child in self.children.values()}
-        return msgpack.encode(ProcessCounts(up, dict(self._restarts), self._lead.number))
+        starting = tuple(number for number, child in self.children.items() if not child.serves)
+        return msgpack.encode(ProcessCounts(up, dict(self._restarts), self._lead.number, starting))
 
 
 def _start_error(child: Child) -> StartFailed:

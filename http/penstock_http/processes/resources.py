@@ -37,6 +37,8 @@ class ProcessCounts(Struct, frozen=True):
     """How many processes were started again, by reason: `crashed` or `frozen`."""
     leader: int
     """The number of the process that runs what must not run twice; 0 if there is none."""
+    starting: tuple[int, ...] = ()
+    """The processes that start, or will be started again."""
 
 
 PROCESS_COUNTS = "parent-processes"

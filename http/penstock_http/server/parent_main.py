@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import structlog
 from msgspec import msgpack, structs
 
+from penstock.errors import describe
 from penstock.runtime import ShutdownReport
 from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
@@ -86,6 +87,8 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
         except StartFailed as error:
             if not parent.stopping.is_set():
                 log.error("reload.failed", cause="signal", error=str(error))
+        except Exception as error:  # an unknown bug: the next signal is handled all the same
+            log.error("reload.failed", cause="signal", error=describe(error), exc_info=error)
         else:
             if replaced:
                 log.info("reload.completed", cause="signal", processes=replaced)
