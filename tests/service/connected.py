@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import msgpack
 
-from penstock_http.processes.deployments import HERE, Command, Reply
+from penstock_http.processes.deployment_messages import HERE, Command, Reply
 from penstock_http.processes.peers import NoAnswer, Topics
 
 

@@ -14,7 +14,7 @@ from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader, ReloadResult
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
 from penstock_http.problems import RETRY_SECONDS, RequestRejected, rejection_for
-from penstock_http.processes.deployments import (
+from penstock_http.processes.deployment_messages import (
     EVERYWHERE,
     EVERYWHERE_SECONDS,
     HERE,

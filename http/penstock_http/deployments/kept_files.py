@@ -12,7 +12,7 @@ from msgspec import Struct, msgpack
 
 from penstock_http.deployments.file_watcher import FileStamps
 from penstock_http.deployments.loader import FlowLoader, ScanResult
-from penstock_http.processes.deployments import ActiveRevision
+from penstock_http.processes.deployment_messages import ActiveRevision
 from penstock_http.processes.flow_files import KEEP, MISSING, TEXT, FileVersion, FlowFiles, text_digest
 from penstock_http.processes.peers import Peers
 

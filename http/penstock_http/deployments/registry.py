@@ -17,7 +17,7 @@ from penstock_http.deployments.progress import Progress
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus, diagnostics_of, rejected
 from penstock_http.deployments.revision import UPLOADED, FlowCandidate, RegisteredFlow, Revision, share_services
 from penstock_http.deployments.rollout import Rollout
-from penstock_http.processes.deployments import ActiveRevision
+from penstock_http.processes.deployment_messages import ActiveRevision
 
 NO_REMOVALS: Mapping[str, FlowCandidate | None] = {}
 

@@ -18,7 +18,9 @@ from penstock.runtime import RunPlan
 from penstock.services import Service
 from penstock.support.ids import now
 from penstock_http.deployments.result import DeploymentResult
-from penstock_http.processes.deployments import UPLOADED as UPLOADED  # the source of a flow that was uploaded over HTTP
+from penstock_http.processes.deployment_messages import (
+    UPLOADED as UPLOADED,  # the source of a flow that was uploaded over HTTP
+)
 
 
 class RevisionState(StrEnum):

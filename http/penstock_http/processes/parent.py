@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -20,6 +20,7 @@ from penstock_http.processes.lead import Lead
 from penstock_http.processes.member import RETIRE
 from penstock_http.processes.messages import Start
 from penstock_http.processes.peers import ASK_SECONDS, NoAnswer
+from penstock_http.processes.persistent_tasks import PersistentTasks
 from penstock_http.processes.questions import Handler, Questions, serving
 from penstock_http.processes.resources import PROCESS_COUNTS, ProcessCounts, Resource
 
@@ -37,8 +38,14 @@ MAX_BACKOFF = 30.0
 STABLE_SECONDS = 60.0
 """Seconds of life after which the backoff of a process begins anew."""
 
+STARTING_FACTOR = 3
+"""Process timeouts without an answer after which a process that loads flows is killed.
+
+The import of a module may hold the interpreter lock for a while.
+"""
+
 MAX_FAILED_STARTS = 5
-"""Failed starts of each process after which the service ends, if none serves. That takes about 15 seconds."""
+"""Failed starts of each process after which the service ends, if none serves. The waits take 15 seconds."""
 
 
 class StartFailed(PenstockError):
@@ -92,7 +99,7 @@ class Parent:
         """Processes in a row that could not start while no other one served."""
         self._questions = Questions(self.children)
         self._lead = Lead(self.children, self.stopping, self.kill, self._timeout)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = PersistentTasks()
         self.on(PROCESS_COUNTS, self._counts)
 
     # For the parts of the service that have a side in the parent
@@ -150,7 +157,7 @@ class Parent:
         for child, _ in started:
             log.info("process.started", process=child.number, pid=child.pid)
             self._begin_keeping(child)
-        self._begin(self._watch, "processes:watch")
+        self._tasks.begin(self._watch, "processes:watch")
         await self._lead.appoint()
 
     async def replace(self, child: Child, *, reload: bool) -> Child | None:
@@ -181,7 +188,7 @@ class Parent:
             await child.call(RETIRE, timeout=self._timeout)
         except NoAnswer as error:
             child.kill(f"it did not retire: {error}")
-        self._begin(partial(self._retire, child), f"process:{child.number}:retire")
+        self._tasks.begin(partial(self._retire, child), f"process:{child.number}:retire")
         return successor
 
     def stop(self) -> None:
@@ -198,9 +205,7 @@ class Parent:
 
     async def aclose(self) -> None:
         """End all tasks. All processes have exited."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.aclose()
 
     async def _try_start(self, number: int) -> tuple[Child, bool]:
         """Start a process. Returns it, and whether it serves."""
@@ -314,29 +319,17 @@ class Parent:
         while True:
             await asyncio.sleep(seconds)
             for child in list(self.children.values()):
-                if (child.serves or child.connected) and child.ping(seconds) >= self._timeout:
-                    self.kill(child.number, f"no answer for {self._timeout:g} s")
+                if not child.connected:
+                    continue
+                timeout = self._timeout if child.serves else STARTING_FACTOR * self._timeout
+                if child.ping(seconds) >= timeout:
+                    self.kill(child.number, f"no answer for {timeout:g} s")
 
     def _begin_keeping(self, child: Child) -> None:
         """Begin to replace a process by another one whenever it ends."""
         number = child.number
         # If it begins again after an error, the process may be another one. None has the number if it was retired.
-        self._begin(lambda: self._keep(self.children.get(number, child)), f"process:{number}")
-
-    def _begin(self, work: Callable[[], Awaitable[None]], name: str) -> None:
-        """Begin work in a task. If it fails by an unknown bug, that is logged, and it begins again."""
-
-        async def persist() -> None:
-            while True:
-                try:
-                    return await work()
-                except Exception as error:
-                    log.error("processes.task_failed", task=name, error=describe(error), exc_info=error)
-                    await asyncio.sleep(FIRST_BACKOFF)
-
-        task = asyncio.create_task(persist(), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.begin(lambda: self._keep(self.children.get(number, child)), f"process:{number}")
 
     async def _counts(self, number: int, payload: bytes) -> bytes:
         up = {child.number: child.serves and child.silent < self._timeout / 2 for child in self.children.values()}
