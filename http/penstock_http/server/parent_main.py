@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 import structlog
 from msgspec import msgpack, structs
@@ -82,11 +82,13 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
         await sighup.wait()
         sighup.clear()
         log.info("reload.started", cause="signal", processes=parent.count)
+        replaced = 0
         try:
-            replaced = await replace_all(parent)
+            async for _ in replacements(parent):
+                replaced += 1
         except StartFailed as error:
             if not parent.stopping.is_set():
-                log.error("reload.failed", cause="signal", error=str(error))
+                log.error("reload.failed", cause="signal", error=str(error), replaced=replaced)
         except Exception as error:  # an unknown bug: the next signal is handled all the same
             log.error("reload.failed", cause="signal", error=describe(error), exc_info=error)
         else:
@@ -96,23 +98,22 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
                 log.error("reload.failed", cause="signal", error="no process serves; send SIGHUP again when one does")
 
 
-async def replace_all(parent: Parent) -> int:
-    """Replace all processes. Returns how many. Raises `StartFailed`.
+async def replacements(parent: Parent) -> AsyncIterator[Child]:
+    """Replace all processes, and yield the new ones. Raises `StartFailed`.
 
     The first new one reads the flow files, and the others serve what it serves.
     """
-    replaced = 0
     first: Child | None = None
     while True:
         running = [parent.children[number] for number in parent.running]
         # One that died meanwhile, and was started again before the first new one served, is replaced too.
         old = [child for child in running if first is None or child.started_at < first.started_at]
         if not old:
-            return replaced
+            return
         successor = await parent.replace(old[0], reload=first is None)
         if successor is not None:
             first = first or successor
-            replaced += 1
+            yield successor
 
 
 class Stop:
