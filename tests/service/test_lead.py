@@ -64,7 +64,7 @@ async def test_a_process_that_is_being_replaced_does_not_take_the_lead() -> None
 
 
 async def test_the_next_leader_gets_the_progress_of_the_last_one_that_reported_it() -> None:
-    """Also if another one has led since then, and died. What it did is not known."""
+    """When it released the lead, or before it died. What it did after that is not known."""
     first, second, third, fourth = children = [Process(number) for number in (4, 3, 2, 1)]  # the youngest leads
     lead = Lead(
         {child.number: child for child in children},
@@ -78,16 +78,17 @@ async def test_the_next_leader_gets_the_progress_of_the_last_one_that_reported_i
         await lead.appoint()
         first.retire()
         await lead.release(first)
+        await lead.note(first.number, b"late")
+        await lead.note(second.number, b"reported by 3")
         second.kill("")
         await lead.appoint()
         third.retire()
         third.fails = True
         await lead.release(third)
     known = [child.known for child in (first, second, third, fourth)]
-    progress = b"done by 4"
     assert known == [
         [TakeLead(b"", released=True)],
-        [TakeLead(progress, released=True)],
-        [TakeLead(progress, released=False)],
-        [TakeLead(progress, released=False)],
+        [TakeLead(b"done by 4", released=True)],
+        [TakeLead(b"reported by 3", released=False)],
+        [TakeLead(b"reported by 3", released=False)],
     ]

@@ -170,6 +170,8 @@ def test_a_worker_that_has_run_once_does_not_run_again_in_the_next_leader(serve:
     reload(1)
     for event in server.logged("workers.continued"):
         assert (event["finished"], list(event["due"])) == (["once"], ["daily"])
+    os.kill(server.logged("process.leads")[-1]["pid"], signal.SIGKILL)
+    server.event("process.restarted")
     write(2)
     reload(2)
     until(lambda: len(server.logged("run.ended", kind="worker")) >= 4)

@@ -28,8 +28,11 @@ from penstock_http.deployments.progress import Progress, after_crash, decode_pro
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
 from penstock_http.deployments.revision import FlowCandidate
+from penstock_http.processes.member import PROGRESS
 from penstock_http.server.connection import ConnectionFactory
+from penstock_http.server.leadership import report_progress
 from penstock_http.server.retirement import retire
+from service.connected import LocalParent
 
 
 def candidate(flow: Flow[Any], digest: str = "1", source: str = "a.yaml") -> FlowCandidate:
@@ -444,6 +447,41 @@ def test_workers_go_on_in_the_next_leader() -> None:
         for each in processes:
             await each.registry.aclose()
             await each.supervisor.shut_down(60)
+
+    run_in_virtual_time(scenario)
+
+
+def test_a_leader_reports_which_workers_have_finished() -> None:
+    """So that the next one knows it if the leader dies. What is running then begins again."""
+
+    async def scenario(_: Fixture) -> None:
+        parent, reports = LocalParent(2), list[Progress]()
+
+        async def note(number: int, payload: bytes) -> bytes:
+            reports.append(decode_progress(payload))
+            if len(reports) == 1:
+                raise ZeroDivisionError("the first report fails")
+            return b""
+
+        parent.on(PROGRESS, note)
+        leader = Fixture(process=1)
+        reporting = asyncio.create_task(report_progress(parent.process(1), leader.registry, leader.supervisor))
+        flow = times(2, 5)
+        for name, schedule in (("once", Once()), ("every", Every(3600)), ("often", Every(0.5))):
+            flow = flow.worker(name, generate(1, int), schedule)
+        await leader.deploy(flow.worker("shared", Shared([]), Once()))
+        await leader.registry.lead(True)
+        await asyncio.sleep(60)
+        assert 2 < len(reports) < 20
+        known = after_crash(reports[-1], now())["times"]
+        assert (known.revision, known.digest) == (1, "1")
+        assert known.due["once"] is None
+        assert now() < (known.due["every"] or now())
+        assert set(reports[-1]["times"].due) == {"once", "every", "often"}
+        await leader.registry.lead(False)
+        reporting.cancel()
+        await asyncio.wait((reporting,))
+        await leader.close()
 
     run_in_virtual_time(scenario)
 

@@ -93,6 +93,8 @@ class Supervisor:
         """Counts the limited runs. Replaced before the first one if several processes share the limits."""
         self.on_service: Callable[[Service], None] | None = None
         """Called with each service before it is used."""
+        self.on_worker_completed: Callable[[], object] = lambda: None
+        """Called after each run of a worker that did not fail."""
         self._removed_store_failures = 0
         self._limited: set[str] = set()
         """The ids of limited runs."""
@@ -279,11 +281,18 @@ class Supervisor:
             rng=self._rng,
             now=now,
             due=due,
+            on_completed=lambda: self.on_worker_completed(),
         )
         self._running_workers[flow.name, name] = worker
         self.workers[flow.name, name] = asyncio.get_running_loop().create_task(
             worker.run(), name=f"worker:{flow.name}:{name}"
         )
+
+    def next_due(self, flow: RunnableFlow) -> dict[str, datetime | None]:
+        """Return when the next run of each worker of a flow is due: a time that has passed while it runs, None if there
+        is no further run.
+        """
+        return {name: worker.next_due() for (of, name), worker in self._running_workers.items() if of == flow.name}
 
     def unavailable_workers(self) -> dict[WorkerName, float]:
         """Return how long each worker could not receive, in seconds; 0 if it can."""

@@ -34,7 +34,8 @@ MAX_MISSED_COUNTED = 1000
 class RunningWorker:
     """Runs one flow again and again while `serving` returns True. Its runs never overlap.
 
-    `due` is the time of its first run if it continues what a worker of another process has begun.
+    `due` is the time of its first run if it continues what a worker of another process has begun. `on_completed` is
+    called after each run that did not fail.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RunningWorker:
         rng: random.Random,
         now: Callable[[], datetime],
         due: datetime | None = None,
+        on_completed: Callable[[], object] = lambda: None,
     ) -> None:
         self._name = flow, name
         self._start = start
@@ -61,6 +63,7 @@ class RunningWorker:
         self._backoff = backoff
         self._rng = rng
         self._now = now
+        self._on_completed = on_completed
         self._log = log.bind(flow=flow, worker=name)
         self._continues = due is not None
         self._due: datetime | None = due or now()
@@ -89,10 +92,7 @@ class RunningWorker:
         return 0.0 if self._unavailable_since is None else now - self._unavailable_since
 
     def next_due(self) -> datetime | None:
-        """Return when the next run of a worker that was stopped is due; None if there is none.
-
-        A run that was interrupted is still due.
-        """
+        """Return when the next run is due; None if there is none. A run that is not completed is still due."""
         if self._running and self._run is not None and self._run.reason is EndReason.COMPLETED:  # while it was stopped
             self._complete()
         return self._due
@@ -129,6 +129,7 @@ class RunningWorker:
         self._running = False
         if self._due is not None:
             self._due = self._schedule.next_after(max(self._due, self._now()))  # a clock set back repeats no run
+        self._on_completed()
 
     async def _wait_until(self, due: datetime, schedule: Cron) -> datetime:
         """Wait until `due` and return it. If the clock was set far back, wait for and return an earlier fire time."""

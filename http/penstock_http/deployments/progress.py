@@ -36,7 +36,7 @@ def due_in(progress: Progress, revision: Revision) -> dict[str, datetime | None]
 
 
 def after_crash(progress: Progress, now: datetime) -> Progress:
-    """Return what is still true after another leader has gone on from there, and has ended without a report.
+    """Return what is still true after a leader has gone on from there, and has ended without a further report.
 
     What was due meanwhile may have been done or not.
     """

@@ -135,8 +135,8 @@ class FlowRegistry:
 
     @property
     def progress(self) -> Progress:
-        """How far the workers were that only one process runs, when this process ceased to lead."""
-        return self._rollout.progress
+        """How far the workers are that only one process runs, or were when this process ceased to lead."""
+        return self._rollout.current_progress(self.flows.values()) if self.leads else self._rollout.progress
 
     async def lead(self, leads: bool, progress: Progress = NO_PROGRESS) -> None:
         """Begin or cease to run what only one process of the service runs.

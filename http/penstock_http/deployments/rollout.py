@@ -73,6 +73,15 @@ class Rollout:
         if not leads:
             self.progress = {flow: found for flow, found in stopped if found is not None}
 
+    def current_progress(self, flows: Iterable[RegisteredFlow]) -> Progress:
+        """Return how far the workers are that only this process runs, while it leads."""
+        return {flow.name: self._progress_of(flow.working) for flow in flows if flow.working is not None}
+
+    def _progress_of(self, revision: Revision) -> FlowProgress:
+        alone = {worker.name for worker in revision.flow.workers if not worker.runs_everywhere}
+        now = {name: due for name, due in self._supervisor.next_due(revision).items() if name in alone}
+        return FlowProgress(revision.number, revision.digest, due_in(self.progress, revision) | now)
+
     async def stop_workers(self, flows: Iterable[RegisteredFlow]) -> None:
         """Drain all workers, wait for their end, and start no further ones."""
         self._stopped = True

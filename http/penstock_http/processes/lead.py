@@ -23,8 +23,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 class Lead:
     """Gives the lead to one of the processes. The next one gets it when the previous one has stopped, or is gone.
 
-    A leader that releases the lead reports its progress, such as which workers have finished. It is kept for the next
-    ones, also for those after one that has died.
+    A leader reports its progress, such as which workers have finished, now and then and when it releases the lead. The
+    next one gets the last report.
 
     `kill` kills a process, for a reason, that does not take or release the lead within `timeout` seconds.
     """
@@ -71,6 +71,12 @@ class Lead:
                     continue
                 log.info("process.leads", process=child.number, pid=child.pid)
                 return
+
+    async def note(self, number: int, progress: bytes) -> bytes:
+        """Keep the progress that a process reports while it leads."""
+        if number == self.number:
+            self._known = TakeLead(progress, released=False)
+        return b""
 
     async def release(self, child: Child) -> None:
         """If a process leads, have it stop leading, and then another one lead."""

@@ -38,6 +38,9 @@ LEAD = "lead"
 RELEASE = "release"
 """The topic of a process that stops to run it. Answered when it has stopped, with its progress for the next one."""
 
+PROGRESS = "progress"
+"""The topic of the parent for the progress of the process that leads, for the next one if it dies."""
+
 REPORT_SECONDS = 2.0
 """Timeout of the report, at the end of a shutdown."""
 

@@ -56,9 +56,9 @@ class TakeLead(Struct, frozen=True):
     """What a process that begins to lead gets from the parent."""
 
     progress: bytes
-    """What the last leader that was able to report knows about its work; empty at first."""
+    """The last report of a leader about its work; empty at first."""
     released: bool
-    """Whether that was the previous leader. Otherwise another one has gone on from there, and has ended."""
+    """Whether it was made when the work had stopped. Otherwise a leader has gone on from there, and has ended."""
 
 
 class Ask(Struct, frozen=True):

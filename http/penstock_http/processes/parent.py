@@ -17,7 +17,7 @@ from msgspec import msgpack, structs
 from penstock.errors import PenstockError, describe
 from penstock_http.processes.child import Child, State, exit_text
 from penstock_http.processes.lead import Lead
-from penstock_http.processes.member import RETIRE
+from penstock_http.processes.member import PROGRESS, RETIRE
 from penstock_http.processes.messages import Start
 from penstock_http.processes.peers import ASK_SECONDS, NoAnswer
 from penstock_http.processes.persistent_tasks import PersistentTasks
@@ -101,6 +101,7 @@ class Parent:
         self._lead = Lead(self.children, self.stopping, self.kill, self._timeout)
         self._tasks = PersistentTasks()
         self.on(PROCESS_COUNTS, self._counts)
+        self.on(PROGRESS, self._lead.note)
 
     # For the parts of the service that have a side in the parent
 
