@@ -104,7 +104,7 @@ class DirectCalls:
         self._may_start = may_start
         self.in_flight: dict[DirectCall, None] = {}
         """In the order in which they started."""
-        self._context = Context()  # an empty one: connections outlive the run that opens them
+        self._context = Context()  # an empty one: it belongs to no run
         self._deadline = NEVER
         self._is_scheduled = False
 
@@ -120,9 +120,9 @@ class DirectCalls:
 
     def end(self, direct: DirectCall, result: Any, error: BaseException | None) -> None:
         """Deliver the result of a call, or decide what follows its error."""
-        del self.in_flight[direct]
-        queue = direct.queue
+        queue, direct.started = direct.queue, None  # what was started refers to this object
         if error is None:
+            del self.in_flight[direct]
             queue.add_result(direct.call, result)
             queue.waited_since.append(direct.started_at)
             if direct.started_at > self._counts.ok_started_at:
@@ -130,7 +130,12 @@ class DirectCalls:
         else:
             since = direct.started_at - direct.overdue
             reason = direct.cancel_reason
-            result = self._errors.result(queue, direct.call, direct, error, reason, since=since, can_retry_now=False)
+            try:  # the breaker counts the call as in flight until its error is counted
+                result = self._errors.result(
+                    queue, direct.call, direct, error, reason, since=since, can_retry_now=False
+                )
+            finally:
+                del self.in_flight[direct]
             if result is not NO_RESULT:
                 queue.add_result(direct.call, result)
         if self._ready:
@@ -165,7 +170,9 @@ class DirectCalls:
             elif self._deadline != NEVER:
                 self._deadline = NEVER
                 CALL_DEADLINE.set(None)
-            direct.started = self._function.start(direct.call.value, direct.end)
+            started = self._function.start(direct.call.value, direct.end)
+            if direct in self.in_flight:
+                direct.started = started
         except BaseException as error:
             if direct in self.in_flight:
                 self.end(direct, None, error)

@@ -259,7 +259,7 @@ class HttpAttempt:
         return None if self._request is None else self._request.cancel()
 
     def _responded(self, response: Response | None, error: BaseException | None) -> None:
-        spec = self._spec
+        spec, self._request = self._spec, None  # the request refers to this object
         spec.pacer.in_flight -= 1
         if response is None:
             self._on_result(None, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from typing import Protocol
 
 from penstock.errors import ServiceUnreachable
@@ -98,6 +99,9 @@ class Request:
             self._repeatable = False
             self._acquire()
             return
+        if not isinstance(error, (ExchangeFailed, OSError, ValueError)):
+            self._on_end(None, error)
+            return
         unreachable = ServiceUnreachable(self._service, connection_error_reason(error))
         unreachable.__cause__ = error
         self._on_end(None, unreachable)
@@ -107,14 +111,16 @@ class Request:
         connection.send(self._content, self, self._limit, self._head_only)
 
     def _acquire(self) -> None:
-        self._opening = self._pool.loop.create_task(self._acquire_and_send(), name=f"{self._service}:connect")
+        self._opening = self._pool.loop.create_task(
+            self._acquire_and_send(), name=f"{self._service}:connect", context=Context()
+        )  # an empty context: connections outlive the call that opens them
         self._opening.add_done_callback(self._opened)
 
     async def _acquire_and_send(self) -> None:
         # Sent by this task: a connection may be closed before the next iteration of the event loop.
         try:
             connection = await self._pool.acquire()
-        except (ExchangeFailed, OSError, ValueError) as error:
+        except Exception as error:
             self._opening = None
             self.failed(error)
         else:
