@@ -241,10 +241,11 @@ class Bulkhead:
             ending = [] if self._retained and all_idle else self._stop_tasks()
         for task in busy:
             task.cancel(CancelReason.RUN_ENDED)
-        ending += [wait for call in direct if (wait := call.cancel(CancelReason.RUN_ENDED)) is not None]
+        calls = [wait for call in direct if (wait := call.cancel(CancelReason.RUN_ENDED)) is not None]
         waits: list[asyncio.Future[Any]] = ending
-        if busy:
-            waits = [asyncio.ensure_future(self._wait_for_cancelled(busy, ending))]
+        if busy or calls:
+            calls += [asyncio.ensure_future(task.free.wait()) for task in busy]
+            waits = [asyncio.ensure_future(self._wait_for_cancelled(calls, ending))]
         return waits if self._queues or self._retained else [*waits, *self._close_idle()]
 
     def _close_idle(self) -> list[asyncio.Future[Any]]:
@@ -261,11 +262,10 @@ class Bulkhead:
         elif not hook.cancelled() and (error := hook.exception()) is not None:
             log.error("service.idle_hook_failed", service=self.name, error=describe(error))
 
-    async def _wait_for_cancelled(self, busy: list[CallTask], ending: list[asyncio.Future[Any]]) -> None:
-        waits = [asyncio.ensure_future(task.free.wait()) for task in busy] + ending
-        _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
+    async def _wait_for_cancelled(self, calls: list[asyncio.Future[Any]], ending: list[asyncio.Future[Any]]) -> None:
+        _, late = await asyncio.wait([*calls, *ending], timeout=CANCEL_SECONDS)
         if late:
-            stuck = sum(not task.free.is_set() for task in busy)
+            stuck = sum(call in late for call in calls)
             log.error("service.calls_not_cancelled", service=self.name, calls=stuck, waited=CANCEL_SECONDS)
         for future in late:
             future.cancel()

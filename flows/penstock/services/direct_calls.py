@@ -121,14 +121,14 @@ class DirectCalls:
     def end(self, direct: DirectCall, result: Any, error: BaseException | None) -> None:
         """Deliver the result of a call, or decide what follows its error."""
         queue, direct.started = direct.queue, None  # what was started refers to this object
+        since = direct.started_at - direct.overdue
         if error is None:
             del self.in_flight[direct]
             queue.add_result(direct.call, result)
-            queue.waited_since.append(direct.started_at)
+            queue.waited_since.append(since)
             if direct.started_at > self._counts.ok_started_at:
                 self._counts.ok_started_at = direct.started_at
         else:
-            since = direct.started_at - direct.overdue
             reason = direct.cancel_reason
             try:  # the breaker counts the call as in flight until its error is counted
                 result = self._errors.result(
