@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from laws.asking import Asking, answers_of, others
-from laws.calling import Directly
+from laws.calling import Directly, Started
 from penstock import Breaker, Flow, Service, from_iterable
 from penstock.core.deadlines import remaining_seconds
 from penstock.errors import InvalidItem
@@ -18,7 +18,7 @@ from penstock.services import CallFailed
 from penstock.services.direct_calls import ITERATION_SHARE, DirectFunction
 from penstock.services.pacing import Pacer
 from penstock.support.tasks import Report
-from penstock.testing import run
+from penstock.testing import VirtualTimeLoop, run
 
 
 def now() -> float:
@@ -35,6 +35,20 @@ class AtOnce(DirectFunction):
     def start(self, value: Any, on_result: Report[Any]) -> None:
         self.calls += 1
         on_result(self._call(value), None)
+
+
+class Slow(DirectFunction):
+    """Needs 2 ms of the event loop to start a call, which ends 40 ms later."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def start(self, value: Any, on_result: Report[Any]) -> None:
+        self.calls += 1
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.spend(0.002)
+        loop.call_later(0.04, on_result, value, None)
 
 
 class Paced:
@@ -96,6 +110,47 @@ def test_many_calls_that_end_at_once_do_not_hold_the_event_loop() -> None:
         return first, function.calls
 
     assert run(main()) == (ITERATION_SHARE, 3 * ITERATION_SHARE)
+
+
+def test_calls_that_take_long_to_start_do_not_hold_the_event_loop() -> None:
+    """And each has its whole timeout: the time in which others are started is not part of it."""
+
+    async def main() -> tuple[int, list[Any]]:
+        function = Slow()
+        asking = Asking(Service("s", function, timeout=0.055))
+        asking.ask(*range(100))
+        await asyncio.sleep(0)
+        first = function.calls
+        await asking.all()
+        await asking.queue.aclose()
+        return first, [asking.answers[value] for value in range(100)]
+
+    first, results = run(main())
+    assert first < 10
+    assert results == list(range(100))
+
+
+def test_a_call_whose_queue_closes_while_it_starts_is_cancelled() -> None:
+    """A function that makes a request from a value may end the run."""
+    asking: Asking
+
+    async def forever(value: Any) -> None:
+        await asyncio.Event().wait()
+
+    class Closes(Directly):
+        def start(self, value: Any, on_result: Report[Any]) -> Started:
+            asking.queue.close()
+            return super().start(value, on_result)
+
+    async def main() -> tuple[int, int, set[Any]]:
+        nonlocal asking
+        asking = Asking(service := Service("s", Closes(forever)))
+        asking.ask(1)
+        await asyncio.sleep(1)
+        statistics = service.statistics()
+        return statistics.in_flight, statistics.results["cancelled"], others()
+
+    assert run(main()) == (0, 1, set())
 
 
 def test_an_error_before_the_call_starts_is_one_of_its_element() -> None:

@@ -23,6 +23,9 @@ from penstock.support.tasks import Cancellable, Report, reported
 ITERATION_SHARE = 1024
 """Calls that are started in one iteration of the event loop. Each takes 40 µs."""
 
+ITERATION_SECONDS = 0.01
+"""Seconds after which no more calls are started in an iteration: making a large request may take a millisecond."""
+
 
 class DirectFunction(ABC):
     """A function of a service that can be called without a task, and by a task as a coroutine function."""
@@ -147,20 +150,25 @@ class DirectCalls:
         ready = self._ready
         if not ready:
             return
-        now = self._clock()
+        began = now = self._clock()
         if self._sweeper.timer is None:
             self._sweeper.watch(now, ready[0].loop)
-        for _ in range(ITERATION_SHARE):
-            if not ready or not self._may_start():
-                return
+        started: list[DirectCall] = []
+        while ready and self._may_start():
+            if len(started) == ITERATION_SHARE or now - began > ITERATION_SECONDS:
+                self.schedule()
+                break
             queue = ready[0]
             call = queue.pending.popleft()
             if not queue.pending:
                 ready.popleft()
             elif len(ready) > 1:
                 ready.rotate(-1)
-            self._start(DirectCall(self, queue, call, now))
-        self.schedule()
+            started.append(direct := DirectCall(self, queue, call, now))
+            self._start(direct)
+            now = self._clock()
+        for direct in started:  # the time in which others were started must not count as its own
+            direct.started_at = now
 
     def _start(self, direct: DirectCall) -> None:
         self.in_flight[direct] = None
@@ -173,6 +181,8 @@ class DirectCalls:
             started = self._function.start(direct.call.value, direct.end)
             if direct in self.in_flight:
                 direct.started = started
+                if direct.cancel_reason is not None and started is not None:  # while it was started
+                    started.cancel()
         except BaseException as error:
             if direct in self.in_flight:
                 self.end(direct, None, error)
