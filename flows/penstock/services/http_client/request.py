@@ -92,7 +92,7 @@ class Request:
         self._connection = None
         self._on_end(response, None)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """Receive why there is no response. Called by the connection, which is closed."""
         self._connection = None
         if self._repeatable and isinstance(error, ExchangeFailed) and error.unanswered:
@@ -120,7 +120,9 @@ class Request:
         # Sent by this task: a connection may be closed before the next iteration of the event loop.
         try:
             connection = await self._pool.acquire()
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
             self._opening = None
             self.failed(error)
         else:
