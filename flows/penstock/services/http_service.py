@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 
-from penstock.core.deadlines import remaining_seconds
+from penstock.core.deadlines import CALL_DEADLINE, remaining_seconds
 from penstock.errors import InvalidCallResult, InvalidItem, describe, is_retryable_status
 from penstock.services.deadline_header import format_deadline
 from penstock.services.direct_calls import DirectFunction
@@ -230,12 +230,13 @@ class HttpBatchCall(HttpRequestSpec):
 class HttpAttempt:
     """A request of a service in flight, and the result that its response contains."""
 
-    __slots__ = ("_decoding", "_on_result", "_parse", "_request", "_spec")
+    __slots__ = ("_deadline", "_decoding", "_on_result", "_parse", "_request", "_spec")
 
     def __init__(self, spec: HttpRequestSpec, parse: Callable[[bytes], Any], on_result: Report[Any]) -> None:
         self._spec = spec
         self._parse = parse
         self._on_result = on_result
+        self._deadline = CALL_DEADLINE.get()
         self._request: Request | None = None
         self._decoding: asyncio.Task[bytes] | None = None
 
@@ -288,6 +289,7 @@ class HttpAttempt:
             self._end(decoding.result())
 
     def _end(self, content: bytes) -> None:
+        CALL_DEADLINE.set(self._deadline)  # in the context of the connection
         try:
             result = self._parse(content)
         except BaseException as error:
