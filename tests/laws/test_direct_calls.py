@@ -14,7 +14,7 @@ from laws.calling import Directly, Started
 from penstock import Breaker, Flow, Service, from_iterable
 from penstock.core.deadlines import remaining_seconds
 from penstock.errors import InvalidItem
-from penstock.services import CallFailed
+from penstock.services import NONE, CallFailed
 from penstock.services.direct_calls import ITERATION_SHARE, DirectFunction
 from penstock.services.pacing import Pacer
 from penstock.support.tasks import Report
@@ -151,6 +151,25 @@ def test_a_call_whose_queue_closes_while_it_starts_is_cancelled() -> None:
         return statistics.in_flight, statistics.results["cancelled"], others()
 
     assert run(main()) == (0, 1, set())
+
+
+def test_no_call_starts_while_the_event_loop_ends() -> None:
+    """Those in flight, whose tasks it cancels, are cancelled: they have not failed."""
+    called: list[int] = []
+
+    async def forever(value: int) -> None:
+        called.append(value)
+        await asyncio.Event().wait()
+
+    service = Service("s", Directly(forever), max_in_flight=2, attempts=3, backoff=NONE)
+
+    async def main() -> None:
+        Asking(service).ask(1, 2, 3)
+        await asyncio.sleep(1)
+
+    run(main())
+    assert called == [1, 2]
+    assert {result: count for result, count in service.statistics().results.items() if count} == {"cancelled": 2}
 
 
 def test_an_error_before_the_call_starts_is_one_of_its_element() -> None:

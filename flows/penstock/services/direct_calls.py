@@ -132,13 +132,18 @@ class DirectCalls:
             if direct.started_at > self._counts.ok_started_at:
                 self._counts.ok_started_at = direct.started_at
         else:
-            reason = direct.cancel_reason
+            reason, loop_ends = direct.cancel_reason, False
+            if reason is None and isinstance(error, asyncio.CancelledError):
+                loop_ends = all(task.cancelling() for task in asyncio.all_tasks())
+                reason = CancelReason.RUN_ENDED if loop_ends else None
             try:  # the breaker counts the call as in flight until its error is counted
                 result = self._errors.result(
                     queue, direct.call, direct, error, reason, since=since, can_retry_now=False
                 )
             finally:
                 del self.in_flight[direct]
+            if loop_ends:
+                return  # no other call may start
             if result is not NO_RESULT:
                 queue.add_result(direct.call, result)
         if self._ready:
