@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -151,6 +152,29 @@ def test_a_call_whose_queue_closes_while_it_starts_is_cancelled() -> None:
         return statistics.in_flight, statistics.results["cancelled"], others()
 
     assert run(main()) == (0, 1, set())
+
+
+def test_a_task_that_is_cancelled_twice_waits_for_the_end_of_its_call() -> None:
+    """Otherwise more than `max_in_flight` calls would be in flight."""
+    ended: list[float] = []
+
+    async def call(value: int) -> None:
+        for _ in range(2):
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        await asyncio.sleep(1)
+        ended.append(now())
+
+    async def main() -> float:
+        task = asyncio.ensure_future(Directly(call)(7))
+        for _ in range(2):
+            await asyncio.sleep(5)
+            task.cancel()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+        return now()
+
+    assert [run(main())] == ended == [11]
 
 
 def test_no_call_starts_while_the_event_loop_ends() -> None:

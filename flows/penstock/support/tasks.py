@@ -25,7 +25,10 @@ class Cancellable(Protocol):
 
 
 async def reported(start: Callable[[Report[T]], Cancellable | None]) -> T:
-    """Start something, and return the result that it reports. `start` returns None if it has ended."""
+    """Start something, and return the result that it reports. `start` returns None if it has ended.
+
+    When this is cancelled, so is what was started; each time, until it has ended.
+    """
     ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
     def report(result: T | None, error: BaseException | None) -> None:
@@ -40,8 +43,12 @@ async def reported(start: Callable[[Report[T]], Cancellable | None]) -> T:
     try:
         return await ended
     except asyncio.CancelledError:
-        if started is not None and (ending := started.cancel()) is not None:
-            await asyncio.wait((ending,))
+        ending = None if started is None else started.cancel()
+        while started is not None and ending is not None and not ending.done():
+            try:
+                await asyncio.wait((ending,))
+            except asyncio.CancelledError:
+                ending = started.cancel()
         raise
 
 
