@@ -1,4 +1,4 @@
-"""Decide what follows an attempt of a call that raised: another attempt now or later, or the failure of the call."""
+"""Decide what follows when an attempt of a call raises: another attempt now or later, or the failure of the call."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DeadlinePassed(Exception):
 
 
 class AttemptErrors:
-    """Counts the attempts of a service that raised, and decides what follows. `guard` is notified of them."""
+    """Counts the attempts of a service that raise, notifies `guard` of them, and decides what follows."""
 
     __slots__ = ("_clock", "_counts", "_guard", "_pacer", "_retry", "_service", "_timeout")
 

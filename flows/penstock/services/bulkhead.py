@@ -2,8 +2,8 @@
 
 It is a pool of long-lived tasks, because a task for each call costs more than most calls do. It has as many tasks as
 calls were ever in flight at once. They end when the last run closes its queue, unless the process retains them for the
-next run. Functions that report their result by a callback need none, except while the service has asked for a wait: see
-`direct_calls`.
+next run. Calls of a function that reports its result by a callback need no task, except while the service has asked for
+a wait: see `direct_calls`.
 
 Queues are served round-robin, so that a small run does not wait behind a large one: one call at a time, or several if
 calls do not wait. A call that waits for its next attempt occupies no task, except while it waits for the rate limit:
@@ -83,7 +83,7 @@ class Bulkhead:
         self.is_limited = False
         """Whether fewer than `max_in_flight` calls may be in flight now."""
         self._must_check = False
-        """Whether a task must check for room before a call: the only check of calls without limits."""
+        """Whether a task must check for room before a call. For a call without limits it is the only check."""
         self._share: int | None = None
         self._adaptive = adaptive
         if adaptive is not None:
@@ -114,7 +114,7 @@ class Bulkhead:
 
     @property
     def waiting(self) -> int:
-        """Number of calls that wait for a task or for their next attempt."""
+        """Number of calls that wait for their start or for their next attempt."""
         return sum(queue.waiting for queue in self._queues)
 
     @property
@@ -138,7 +138,7 @@ class Bulkhead:
 
     @property
     def busy(self) -> int:
-        """How many tasks make calls or are about to: at least `in_flight`, and quick to tell."""
+        """How many calls are in flight or about to start: at least `in_flight`, and quick to count."""
         return len(self.tasks) - len(self.idle) + (0 if self._direct is None else len(self._direct.in_flight))
 
     @property
@@ -359,7 +359,7 @@ class Bulkhead:
 
     @property
     def _is_direct(self) -> bool:
-        """Whether calls are made without tasks, as long as the service has not asked for waits."""
+        """Whether calls are made without tasks now: not while the service has asked for a wait."""
         pacer = self._spec.pacer
         return self._direct is not None and not self._waiting_for_rate and (pacer is None or not pacer.is_active)
 

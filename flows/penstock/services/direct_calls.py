@@ -1,6 +1,6 @@
-"""Calls without a task: a function of a service that reports its result by a callback is called directly.
+"""Calls without a task, of functions that report their result by a callback.
 
-An HTTP request is one write and one read. A task that waits for it costs half as much again as the request.
+An HTTP request is one write and one read. A task that waits for the response costs half as much again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DirectFunction(ABC):
 
     @abstractmethod
     def start(self, value: Any, on_result: Report[Any]) -> Cancellable | None:
-        """Start a call, and return it; None if it has ended.
+        """Start a call, and return it, or None if it has ended.
 
         `on_result` is called once, perhaps before this method returns. An error that is raised here is one of the call.
         """
@@ -82,7 +82,7 @@ class DirectCall:
 
 
 class DirectCalls:
-    """The calls in flight of a service, and those that start next.
+    """Starts the calls of a service, and receives their results.
 
     `ready` are the queues that have calls to make. `may_start` returns whether one more call may start now. If it
     returns False, `schedule` is called when that may have changed.
@@ -107,7 +107,7 @@ class DirectCalls:
         self._may_start = may_start
         self.in_flight: dict[DirectCall, None] = {}
         """In the order in which they started."""
-        self._context = Context()  # an empty one: it belongs to no run
+        self._context = Context()  # an empty context: the calls of all runs start in it
         self._deadline = NEVER
         self._is_scheduled = False
 

@@ -33,7 +33,7 @@ class ConnectionOwner(Protocol):
 
 
 class Receiver(Protocol):
-    """The request whose response a connection waits for. One of its methods is called, once."""
+    """The request whose response a connection waits for. One of the two methods is called, once."""
 
     def responded(self, response: Response) -> None:
         """Receive the response."""

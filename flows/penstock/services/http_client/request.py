@@ -1,4 +1,4 @@
-"""A request, whose end a callback reports. It needs a task only while it waits for a connection."""
+"""A request that reports its end by a callback. It needs a task only while it waits for a connection."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Request:
             self._send(connection)
 
     def cancel(self) -> asyncio.Future[None] | None:
-        """End the request. Its connection is closed. Return a future to wait for if it is being opened."""
+        """End the request and close its connection. Return a future to wait for if it has no connection yet."""
         if self._opening is not None:
             self._opening.cancel()
         elif self._connection is not None:
@@ -93,7 +93,7 @@ class Request:
         self._on_end(response, None)
 
     def failed(self, error: BaseException) -> None:
-        """Receive why there is no response. Called by the connection, which is closed."""
+        """Receive why there is no response. The connection is closed, or could not be opened."""
         self._connection = None
         if self._repeatable and isinstance(error, ExchangeFailed) and error.unanswered:
             self._repeatable = False
@@ -117,7 +117,7 @@ class Request:
         self._opening.add_done_callback(self._opened)
 
     async def _acquire_and_send(self) -> None:
-        # Sent by this task: a connection may be closed before the next iteration of the event loop.
+        # Sent by this task, in this iteration of the event loop: in the next one the connection may be closed.
         try:
             connection = await self._pool.acquire()
         except asyncio.CancelledError:
