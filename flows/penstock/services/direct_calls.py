@@ -134,6 +134,7 @@ class DirectCalls:
         else:
             reason, loop_ends = direct.cancel_reason, False
             if reason is None and isinstance(error, asyncio.CancelledError):
+                # Its own task, such as one that opens a connection, was cancelled: alone, or all are by `asyncio.run`.
                 loop_ends = all(task.cancelling() for task in asyncio.all_tasks())
                 reason = CancelReason.RUN_ENDED if loop_ends else None
             try:  # the breaker counts the call as in flight until its error is counted
@@ -172,7 +173,7 @@ class DirectCalls:
             started.append(direct := DirectCall(self, queue, call, now))
             self._start(direct)
             now = self._clock()
-        for direct in started:  # the time in which others were started must not count as its own
+        for direct in started:  # the time in which others were started does not count
             direct.started_at = now
 
     def _start(self, direct: DirectCall) -> None:
@@ -186,7 +187,7 @@ class DirectCalls:
             started = self._function.start(direct.call.value, direct.end)
             if direct in self.in_flight:
                 direct.started = started
-                if direct.cancel_reason is not None and started is not None:  # while it was started
+                if direct.cancel_reason is not None and started is not None:  # its queue was closed by `start`
                     started.cancel()
         except BaseException as error:
             if direct in self.in_flight:
