@@ -141,6 +141,9 @@ class DirectCalls:
                 result = self._errors.result(
                     queue, direct.call, direct, error, reason, since=since, can_retry_now=False
                 )
+            except (KeyboardInterrupt, SystemExit):
+                self._stop()
+                raise
             finally:
                 del self.in_flight[direct]
             if loop_ends:
@@ -149,6 +152,12 @@ class DirectCalls:
                 queue.add_result(direct.call, result)
         if self._ready:
             self.schedule()
+
+    def _stop(self) -> None:
+        """Make no more calls, because the process exits: another exit would interrupt the end of its event loop."""
+        self._ready.clear()
+        for each in tuple(self.in_flight):
+            each.cancel(CancelReason.RUN_ENDED)
 
     def _start_calls(self) -> None:
         """Start calls, one of each queue in turn, as far as the limits allow."""

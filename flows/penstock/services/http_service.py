@@ -292,8 +292,10 @@ class HttpAttempt:
         CALL_DEADLINE.set(self._deadline)  # in the context of the connection
         try:
             result = self._parse(content)
-        except BaseException as error:
+        except Exception as error:
             self._on_result(None, error)
+        except BaseException as error:  # not from here: uvloop only logs an exit that a connection raises
+            asyncio.get_running_loop().call_soon(self._on_result, None, error)
         else:
             self._on_result(result, None)
 
