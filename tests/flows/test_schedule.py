@@ -268,3 +268,48 @@ def test_a_worker_without_a_next_moment_waits_for_nothing() -> None:
     """Once is once; every so many seconds pauses between the end of a run and the next one."""
     assert worker(Once(), 5)[0] == [0.0]
     assert worker(Every(3600), 5.5, lambda _: 3600.0)[0] == pytest.approx([0, 2, 4])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seconds", "stopped", "expected"),
+    [
+        (Every(3600), 60, 0.5, [0, 1 + 60 / 3600]),
+        (Every(3600), 1801, 0.25, [0, 0.25, 1.75]),  # was interrupted
+        (Cron("15 * * * *"), 60, 0.5, [0.25, 1.25]),
+        (Cron("15 * * * *"), 1801, 0.4, [0.25, 0.5, 1.25]),  # was interrupted
+        (Cron("15 * * * *"), 1, 0.2, [0.3, 1.25]),  # was due while neither of them ran
+        (Once(), 60, 0.5, [0]),
+        (Once(), 1801, 0.25, [0, 0.25]),  # was interrupted
+    ],
+)
+def test_a_worker_goes_on_elsewhere(schedule: Schedule, seconds: float, stopped: float, expected: list[float]) -> None:
+    """At the times at which it would have run if it had not been stopped. A run that was interrupted is repeated."""
+
+    async def main() -> list[float]:
+        loop = asyncio.get_running_loop()
+        began: list[float] = []
+
+        async def work(value: int) -> int:
+            if value == 1:
+                began.append(loop.time() / 3600)
+            await asyncio.sleep(seconds / 2)
+            return value
+
+        def now() -> datetime:
+            return START + timedelta(seconds=loop.time())
+
+        flow = Flow("f").map_async(work, timeout=1e6, max_in_flight=1).window(1)
+        due: dict[str, datetime | None] = {"A": None}
+        for until in (stopped, 2):
+            supervisor = Supervisor()
+            if until == stopped or due["A"] is not None:
+                how = {} if until == stopped else {"due": due["A"]}
+                supervisor.start_worker("A", flow, lambda: from_iterable([1, 2]), schedule=schedule, now=now, **how)
+            await asyncio.sleep(until * 3600 - loop.time())
+            due = await supervisor.stop_workers(flow)
+            await asyncio.sleep(360 if stopped == 0.2 else 0)
+            await supervisor.shut_down(0)
+        return began
+
+    with capture_logs():
+        assert run(within(1e7, main())) == pytest.approx(expected, abs=0.01)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import sys
 import zlib
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from http_client.conftest import Run
+from http_client.conftest import Run, new_uvloop
 from http_client.hostile import hostile
 from http_client.test_hostile_servers import LIMIT, OK, client, get
+from penstock import Flow, from_iterable
 from penstock.errors import InvalidCallResult, InvalidItem, ServiceUnreachable
 from penstock.services import CallFailed, Service
 from penstock.services.http_client import Origin
@@ -161,3 +164,25 @@ def test_an_origin_is_parsed(text: str, host: str, port: int, authority: str) ->
     """The host to connect to, and the header Host."""
     origin = Origin.parse(text)
     assert (origin.host, origin.port, origin.authority) == (host, port, authority)
+
+
+@pytest.mark.parametrize("loop_factory", [None, new_uvloop])
+def test_an_exit_of_a_function_that_converts_a_response_ends_the_process(loop_factory: Any) -> None:
+    """And only one of several does: the others would interrupt the end of the event loop, which cancels the run."""
+    ended: list[str] = []
+
+    def leave(_: Any) -> None:
+        raise SystemExit(7)
+
+    async def main() -> None:
+        async with client() as http, hostile(*[[[OK]]] * 3) as listening:
+            service = Service.http("s", listening.url, client=http, response=leave)
+            try:
+                await Flow[Any]("f").map_async(service).run(from_iterable([1, 2, 3]))
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+    with capture_logs(), pytest.raises(SystemExit) as exited, asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    assert (exited.value.code, ended) == (7, ["cancelled"])

@@ -252,6 +252,22 @@ def test_a_host_is_looked_up_again_when_it_cannot_be_reached(run: Run) -> None:
     assert len(run(main())) == 2
 
 
+def test_an_exit_during_the_look_up_ends_the_request(run: Run) -> None:
+    """With the same exception: otherwise the request would never end."""
+
+    class Exit(BaseException):
+        pass
+
+    def look_up(host: str, _: int) -> list[Address]:
+        raise Exit(host)
+
+    async def main() -> None:
+        await HttpClient(look_up=look_up, environment={}).request("s", "GET", "http://prices.internal/x", limit=LIMIT)
+
+    with pytest.raises(Exit):
+        run(main())
+
+
 def test_a_unix_socket_is_a_host(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its percent-encoded path."""
     path = str(tmp_path_factory.mktemp("s") / "prices.sock")

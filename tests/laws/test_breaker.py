@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from laws.asking import FOREVER, Asking, Job, others
+from laws.calling import Directly, both_ways, by_task
 from laws.virtual import DAY, timers, within
 from penstock import Breaker, Flow, Service, from_iterable
 from penstock.errors import InvalidItem, ServiceErrorResponse, ServiceUnavailable, ServiceUnreachable
@@ -83,14 +84,20 @@ def probes_of(inventory: Inventory, since: float) -> list[float]:
     return [call for call in inventory.down_calls if call > since]
 
 
-@pytest.mark.parametrize("attempts", [1, 3])
 @pytest.mark.parametrize(
-    ("outage", "count"), [("refuses", 8000), ("hangs", 4000), ("is killed", 4000), ("rejects", 4000)]
+    ("outage", "count", "attempts", "way"),
+    [
+        *itertools.product(["refuses"], [8000], [1, 3], [by_task]),
+        *itertools.product(["hangs", "is killed", "rejects"], [4000], [1, 3], [by_task]),
+        *itertools.product(["refuses", "hangs", "is killed", "rejects"], [4000], [3], [Directly]),
+    ],
 )
-def test_an_outage_of_a_minute_fails_no_more_than_what_was_in_flight(outage: str, count: int, attempts: int) -> None:
+def test_an_outage_of_a_minute_fails_no_more_than_what_was_in_flight(
+    outage: str, count: int, attempts: int, way: Any
+) -> None:
     """Those that fail until it opens, those in flight then, and the probes. All others wait, and succeed afterwards."""
     inventory = Inventory(outage, (1.0, 61.0))
-    service = Service("inventory", inventory, timeout=2, attempts=attempts, rng=random.Random(1))
+    service = Service("inventory", way(inventory), timeout=2, attempts=attempts, rng=random.Random(1))
     summary, seconds, left = enrich(service, count)
     assert service.statistics().opened == 1
     probes = len(probes_of(inventory, 3.5))
@@ -509,6 +516,7 @@ def test_a_breaker_belongs_to_the_identity_of_a_service() -> None:
     assert Service("s", len, breaker=None).statistics().breaker == "none"
 
 
+@both_ways
 @given(
     faults=st.lists(
         st.sampled_from(["ok", "ok", "refuse", "at once", "503", "hang", "bug", "slow"]), min_size=1, max_size=30
@@ -520,7 +528,7 @@ def test_a_breaker_belongs_to_the_identity_of_a_service() -> None:
 )
 @settings(max_examples=40, deadline=None)
 def test_whatever_happens_every_element_ends_and_nothing_is_left(
-    faults: list[str], outages: list[tuple[float, float]], attempts: int, breaker: Breaker, stop: float | None
+    way: Any, faults: list[str], outages: list[tuple[float, float]], attempts: int, breaker: Breaker, stop: float | None
 ) -> None:
     """Under random faults and outages, with a run beside it that is cancelled at some time."""
 
@@ -539,7 +547,8 @@ def test_whatever_happens_every_element_ends_and_nothing_is_left(
             raise ValueError(value)
         return value
 
-    service = Service("s", call, max_in_flight=7, timeout=8, attempts=attempts, breaker=breaker, rng=random.Random(2))
+    limits = {"max_in_flight": 7, "timeout": 8, "attempts": attempts}
+    service = Service("s", way(call), **limits, breaker=breaker, rng=random.Random(2))
 
     async def main() -> None:
         flow = Flow("f").map_async(service)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws.calling import Directly, by_task
 from laws.virtual import quiet, results, timers
 from penstock import (
     Backoff,
@@ -102,9 +103,10 @@ async def paced(pauses: list[float]) -> AsyncIterator[dict[str, Any]]:
 @st.composite
 def services(draw: st.DrawFn, call: Any) -> Service:
     backoff = draw(st.sampled_from([NONE, Backoff(), Backoff(first=1.0)]))
+    way = draw(st.sampled_from([by_task, Directly]))
     return Service(
         "s",
-        call,
+        way(call),
         max_in_flight=draw(st.integers(1, 4)),
         timeout=draw(SECONDS),
         attempts=draw(st.integers(1, 4)),

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from laws.asking import FOREVER, Asking, Job, answers_of, echo, others
+from laws.calling import both_ways
 from penstock import Flow, from_iterable
 from penstock.results import DiscardResults
 from penstock.runtime import Summary
@@ -30,8 +31,9 @@ from waiting import HANG_SECONDS
 # At most so many at once
 
 
+@both_ways
 @given(width=st.integers(1, 7), queues=st.lists(st.integers(1, 30), min_size=1, max_size=4), seed=st.integers(0, 9))
-def test_never_more_calls_than_max_in_flight(width: int, queues: list[int], seed: int) -> None:
+def test_never_more_calls_than_max_in_flight(way: Any, width: int, queues: list[int], seed: int) -> None:
     """Over all queues, with failures, retries and timeouts, no more than `max_in_flight` calls are under way."""
     chance = random.Random(seed)
     under_way = most = 0
@@ -49,7 +51,7 @@ def test_never_more_calls_than_max_in_flight(width: int, queues: list[int], seed
             under_way -= 1
 
     async def main() -> None:
-        service = Service("s", call, max_in_flight=width, timeout=2, attempts=3, rng=chance)
+        service = Service("s", way(call), max_in_flight=width, timeout=2, attempts=3, rng=chance)
         asked = [list(range(count)) for count in queues]
         await asyncio.gather(*(answers_of(service, *values) for values in asked))
         assert (service.statistics().in_flight, service.statistics().waiting, others()) == (0, 0, set())
@@ -59,11 +61,12 @@ def test_never_more_calls_than_max_in_flight(width: int, queues: list[int], seed
     assert most <= width
 
 
-def test_all_places_are_used() -> None:
+@both_ways
+def test_all_places_are_used(way: Any) -> None:
     """While calls wait, no place stays empty: 10 calls of 1 s, 5 at once, take 2 s."""
 
     async def main() -> float:
-        await answers_of(Service("s", echo, max_in_flight=5), *range(10))
+        await answers_of(Service("s", way(echo), max_in_flight=5), *range(10))
         return asyncio.get_running_loop().time()
 
     assert run(main()) == pytest.approx(2)
@@ -72,7 +75,8 @@ def test_all_places_are_used() -> None:
 # In turn
 
 
-def test_queues_are_served_in_turn() -> None:
+@both_ways
+def test_queues_are_served_in_turn(way: Any) -> None:
     """A small queue is not stuck behind a large one: when calls wait, each queue has its turn call by call."""
     made: list[str] = []
 
@@ -81,7 +85,7 @@ def test_queues_are_served_in_turn() -> None:
         await asyncio.sleep(1)
 
     async def main() -> None:
-        service = Service("s", call, max_in_flight=1)
+        service = Service("s", way(call), max_in_flight=1)
         large, small, third = Asking(service), Asking(service), Asking(service)
         large.ask(*[("large", number) for number in range(100)])
         await asyncio.sleep(0.5)
@@ -148,7 +152,8 @@ def test_calls_that_never_wait_leave_the_loop_its_turn() -> None:
 # Kept between runs
 
 
-def test_a_call_that_refuses_to_end_holds_no_place_of_a_kept_service() -> None:
+@both_ways
+def test_a_call_that_refuses_to_end_holds_no_place_of_a_kept_service(way: Any) -> None:
     """A run that leaves such a call behind leaves its place too: the next run is served."""
 
     async def call(value: int) -> int:
@@ -160,7 +165,7 @@ def test_a_call_that_refuses_to_end_holds_no_place_of_a_kept_service() -> None:
         return value
 
     async def main() -> tuple[list[int], set[asyncio.Task[Any]]]:
-        service = Service("s", call, max_in_flight=1)
+        service = Service("s", way(call), max_in_flight=1)
         service.retain()
         stuck = Asking(service)
         stuck.ask(1)
@@ -216,8 +221,9 @@ def test_a_service_is_kept_until_the_last_one_lets_go() -> None:
 # Leaving
 
 
+@both_ways
 @given(seed=st.integers(0, 99), at=st.floats(0, 6), width=st.integers(1, 8))
-def test_a_queue_that_closes_leaves_nothing_and_hurts_nobody(seed: int, at: float, width: int) -> None:
+def test_a_queue_that_closes_leaves_nothing_and_hurts_nobody(way: Any, seed: int, at: float, width: int) -> None:
     """Closing at any moment cancels that queue's calls, no other's, and no answer comes after it."""
     chance = random.Random(seed)
     under_way: Counter[str] = Counter()
@@ -235,7 +241,7 @@ def test_a_queue_that_closes_leaves_nothing_and_hurts_nobody(seed: int, at: floa
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
-        service = Service("s", call, max_in_flight=width, timeout=1, attempts=2, rng=chance)
+        service = Service("s", way(call), max_in_flight=width, timeout=1, attempts=2, rng=chance)
         leaving, staying = Asking(service), Asking(service)
         leaving.ask(*[("leaving", number) for number in range(20)])
         staying.ask(*[("staying", number) for number in range(20)])
@@ -254,11 +260,12 @@ def test_a_queue_that_closes_leaves_nothing_and_hurts_nobody(seed: int, at: floa
     assert told == []
 
 
-def test_cancelled_calls_are_counted_as_such() -> None:
+@both_ways
+def test_cancelled_calls_are_counted_as_such(way: Any) -> None:
     """A call cut short by its run's end is neither an error nor a timeout."""
 
     async def main() -> dict[str, int]:
-        service = Service("s", echo, max_in_flight=3)
+        service = Service("s", way(echo), max_in_flight=3)
         asking = Asking(service)
         asking.ask(*range(10))
         await asyncio.sleep(0.5)
@@ -320,9 +327,10 @@ def test_a_service_serves_one_event_loop_after_another() -> None:
     assert [run(answers_of(service, 1, 2, 3)), run(answers_of(service, 4, 5, 6))] == [[1, 2, 3], [4, 5, 6]]
 
 
-def test_a_loop_that_ended_without_closing_its_queues_does_not_spoil_the_next() -> None:
+@both_ways
+def test_a_loop_that_ended_without_closing_its_queues_does_not_spoil_the_next(way: Any) -> None:
     """A run that was abandoned with its loop (Ctrl-C in a script) leaves the service usable."""
-    service = Service("s", echo, max_in_flight=2, timeout=5)
+    service = Service("s", way(echo), max_in_flight=2, timeout=5)
 
     async def abandon() -> None:
         Asking(service).ask(1, 2, 3)

@@ -10,21 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laws.asking import FOREVER, Asking, answers_of, echo, others
+from laws.calling import both_ways
 from penstock.core.fairness import SETTLE_SECONDS
 from penstock.errors import CallTimeout
 from penstock.services import NONE, Service
 from penstock.testing import VirtualTimeLoop, run
 
 
+@both_ways
 @given(starts=st.lists(st.floats(0, 20, allow_nan=False), min_size=1, max_size=12))
-def test_a_timeout_is_exact_for_every_call(starts: list[float]) -> None:
+def test_a_timeout_is_exact_for_every_call(way: Any, starts: list[float]) -> None:
     """One timer serves all calls, and still each is cut at its own time, whenever it began."""
 
     async def never(value: Any) -> None:
         await asyncio.Event().wait()
 
     async def main() -> None:
-        service = Service("s", never, timeout=5)
+        service = Service("s", way(never), timeout=5)
         asking = Asking(service)
         loop = asyncio.get_running_loop()
         for number, start in enumerate(starts):

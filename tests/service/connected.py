@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import msgpack
 
-from penstock_http.processes.deployments import HERE, Command, Reply
+from penstock_http.processes.deployment_messages import HERE, Command, Reply
 from penstock_http.processes.peers import NoAnswer, Topics
 
 
@@ -18,6 +18,7 @@ class LocalParent:
     def __init__(self, count: int) -> None:
         self.count = count
         self.exclusive = asyncio.Lock()
+        self.reloading = False
         self.processes: dict[int, LocalPeers] = {}
         self.running: list[int] = []
         self.frozen: set[int] = set()
@@ -27,6 +28,7 @@ class LocalParent:
         """What a process waits for before it deploys."""
         self.killed: dict[int, str] = {}
         self._handlers: dict[str, Callable[[int, bytes], Awaitable[bytes]]] = {}
+        self._ready_callbacks: list[Callable[[int], object]] = []
 
     def on(self, topic: str, handler: Callable[[int, bytes], Awaitable[bytes]]) -> None:
         """Answer questions of processes."""
@@ -34,6 +36,16 @@ class LocalParent:
 
     def on_exit(self, callback: Callable[[int], object]) -> None:
         """Processes of this parent do not exit."""
+
+    def on_ready(self, callback: Callable[[int], object]) -> None:
+        """Call back with each process that serves."""
+        self._ready_callbacks.append(callback)
+
+    def ready(self, number: int) -> None:
+        """Note that a process serves."""
+        self.running.append(number)
+        for callback in self._ready_callbacks:
+            callback(number)
 
     async def tell(self, number: int, topic: str, payload: bytes = b"", timeout: float = 1.0) -> bytes:
         """Ask one process. The timeout of a frozen one is not waited for."""

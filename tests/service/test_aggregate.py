@@ -154,3 +154,11 @@ def test_one_process_that_is_ready_is_enough(answers: Any, status: str) -> None:
     assert merged["status"] == status
     assert [each["process"] for each in merged["processes"]] == [1, 2]
     assert merged.get("stores") == (["a"] if status == "dead_letters_unusable" else None)
+
+
+def test_a_process_that_starts_is_shown_and_changes_nothing() -> None:
+    """Unlike one that does not answer, it is no reason to look into its log."""
+    merged = merge_readiness({1: {"status": "ready"}, 2: None, 3: None}, [3])
+    assert merged["status"] == "ready"
+    assert [each["status"] for each in merged["processes"]] == ["ready", "no_answer", "starting"]
+    assert merge_readiness({1: {"status": "draining"}, 2: None, 3: None}, [2])["status"] == "draining"

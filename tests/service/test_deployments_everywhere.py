@@ -14,7 +14,7 @@ from penstock.flowfile.discovery import holds_flow
 from penstock.observe import ReloadCounters
 from penstock.runtime import Supervisor
 from penstock.settings import Settings
-from penstock_http.deployments.everywhere import EverywhereReloader
+from penstock_http.deployments.everywhere import EverywhereReloader, FilesChanged
 from penstock_http.deployments.file_watcher import WatchedFiles
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import MAX_UPLOADED, Reloader
@@ -55,13 +55,16 @@ class Service:
         self.processes: dict[int, Process] = {}
         Deployments(self.parent, count, retry_seconds=0)
 
-    async def start(self, *numbers: int) -> None:
-        """Start processes, also again."""
+    async def start(self, *numbers: int, reload: bool = False) -> None:
+        """Start processes, also again. With `reload` they read the files again, as the first one after SIGHUP."""
         for number in numbers:
             self.processes[number] = process = Process(self.parent, number, self.folder)
             async with self.parent.exclusive:
-                await process.reloader.start()
-            self.parent.running.append(number)
+                self.parent.reloading = reload
+                results = await process.reloader.start()
+                if not any(result.diagnostics for result in results):
+                    self.parent.ready(number)
+                self.parent.reloading = False
 
     def write(self, name: str, mark: object) -> None:
         """Write a flow file."""
@@ -195,7 +198,7 @@ async def test_an_upload_over_a_file_lasts_until_the_files_are_loaded_again(serv
     service.parent.running.remove(2)
     await service.start(2)
     assert service.served()["base"] == uploaded == (2, uploaded[1])
-    await service.start(3)  # two others serve: this one is to replace one of them
+    await service.start(3, reload=True)
     await service.start(4)
     del service.parent.running[:2]
     assert service.numbers() == {"base": 3}
@@ -220,15 +223,100 @@ async def test_a_changed_file_is_loaded_by_all_processes_once(service: Service) 
 
 
 @scenario
-async def test_a_file_that_changes_while_a_process_is_replaced_keeps_numbers_apart(service: Service) -> None:
-    """Different texts never have the same number; the next reload makes all processes serve the same."""
+async def test_a_process_that_replaces_one_that_died_serves_what_the_others_serve(service: Service) -> None:
+    """Not what is on disk by then: a change that nobody has asked to deploy, broken or not, a new or a deleted file."""
+    (service.folder / "part.yaml").write_text("templates: {t: [{set: {mark: '1'}}]}\n")
+    including = "flow: whole\ninclude: [part.yaml]\nsteps: [{use: t}]\n"
+    (service.folder / "whole.yaml").write_text(including)
+    service.write("gone", 1)
+    assert await service.processes[1].reloader.try_reload("watch")
+    await service.put(2, "up")
+    await service.put(2, "base", 7)
+    expected = service.served()
+    (service.folder / "base.yaml").write_text("flow: base\nsteps: [{nope: 1}]\n")
+    (service.folder / "part.yaml").write_text("templates: {t: [{nope: 1}]}\n")
+    (service.folder / "gone.yaml").unlink()
+    service.write("new", 1)
+    service.parent.running.clear()  # all of them
+    await service.start(1, 2)
+    assert service.served() == expected
+    await service.start(3, reload=True)
+    assert service.parent.running == [1, 2]  # it could not start
     service.parent.running.remove(2)
-    service.write("base", 2)
     await service.start(2)
-    assert [process.served["base"][0] for process in service.processes.values()] == [1, 2]
-    for number in (1, 2):
-        await service.processes[number].reloader.try_reload("watch")
+    assert service.served() == expected
+
+
+@scenario
+async def test_the_next_reload_finds_what_a_process_that_died_has_not_read(service: Service) -> None:
+    """A change on disk that came when no process served. Afterwards the files are those that are kept."""
+    service.write("base", 2)
+    service.parent.running.clear()
+    await service.start(1, 2)
+    assert service.numbers() == {"base": 1}
+    for process in service.processes.values():
+        assert (
+            await asyncio.to_thread(process.reloader.files.stamps, process.reloader.stamps) != process.reloader.stamps
+        )
+    assert await service.processes[2].reloader.try_reload("watch")
     assert service.numbers() == {"base": 2}
+    service.write("base", 3)
+    service.parent.running.remove(1)
+    await service.start(1)
+    assert service.numbers() == {"base": 2}
+    for process in service.processes.values():
+        assert await process.reloader.try_reload("watch")
+    assert service.numbers() == {"base": 3}
+    (service.folder / "base.yaml").unlink()
+    assert await service.processes[1].reloader.try_reload("watch")
+    service.parent.running.remove(2)
+    await service.start(2)
+    assert service.numbers() == {}
+
+
+@scenario
+async def test_a_reload_counts_when_its_first_process_serves(service: Service) -> None:
+    """The others then serve the same. One that dies before that has changed nothing, whatever it has read."""
+    service.write("base", 2)
+    await service.start(3, reload=True)
+    service.parent.running.clear()
+    service.write("base", 3)
+    await service.start(1, 2)
+    assert service.numbers() == {"base": 2}
+    process = Process(service.parent, 3, service.folder)
+    service.parent.reloading = True
+    await process.reloader.start()  # and dies before it serves
+    service.parent.reloading = False
+    service.parent.running.remove(2)
+    await service.start(2)
+    assert (process.served["base"][0], service.numbers()) == (3, {"base": 2})
+
+
+@scenario
+async def test_a_reload_removes_the_flows_of_deleted_files(service: Service) -> None:
+    """Also one that was replaced by an upload. Another upload stays."""
+    service.write("gone", 1)
+    await service.processes[1].reloader.try_reload("watch")
+    await service.put(1, "gone", 2)
+    await service.put(1, "up")
+    (service.folder / "gone.yaml").unlink()
+    await service.start(3, reload=True)
+    await service.start(4)
+    del service.parent.running[:2]
+    assert service.numbers() == {"base": 1, "up": 1}
+    await service.put(3, "gone", 2)
+    assert service.numbers()["gone"] == 3
+
+
+async def test_processes_that_start_together_read_the_same_files(tmp_path: Path) -> None:
+    """One that has read another text than an earlier one fails, instead of serving something else."""
+    service = Service(tmp_path, 2)
+    service.write("base", 1)
+    with capture_logs():
+        await Process(service.parent, 1, tmp_path).reloader.start()
+        service.write("base", 2)
+        with pytest.raises(FilesChanged, match="changed while the processes started"):
+            await Process(service.parent, 2, tmp_path).reloader.start()
 
 
 @scenario

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import unused_port
 
-from penstock import Flow, from_iterable
+from penstock import Flow, from_iterable, remaining_seconds
 from penstock.errors import CallTimeout, InvalidCallResult, InvalidItem, ServiceErrorResponse, ServiceUnreachable
 from penstock.flowfile.quantities import read_duration
 from penstock.services import NONE, Backoff, CallFailed, Service
@@ -544,6 +544,23 @@ async def test_the_remaining_time_is_forwarded(header: str, pattern: str) -> Non
             assert (await each.run(from_iterable([{"id": 1}]))).ok == 1
     assert received[2:] == [None, None]
     assert all(text is not None and re.fullmatch(pattern, text) for text in received[:2])
+
+
+async def test_a_function_that_converts_a_response_knows_the_remaining_time() -> None:
+    """That of its own call, also on a connection that another call has used."""
+    remaining: list[float | None] = []
+
+    async def reply(_: web.Request) -> web.StreamResponse:
+        return web.json_response(1)
+
+    async with server(reply) as url:
+        service = Service.http("s", url, response=lambda _: remaining.append(remaining_seconds()))
+        service.retain()
+        flow = Flow("f").map_async(service)
+        for each in (flow.deadline(100), flow):
+            await each.run(from_iterable([1]))
+        await asyncio.wait(service.release())
+    assert remaining == [pytest.approx(100, abs=HANG_SECONDS), None]
 
 
 def test_a_header_of_deadlines_has_a_valid_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 from service.conftest import Serve
 from service.processes import Process, until
-from service.test_all_processes import frozen
+from service.test_all_processes import YAML, frozen
 from service.test_shutdown import STUCK, await_delivery
 from service.wire import NDJSON, Client, orders
 from stores.children import command_of, running
@@ -134,6 +135,36 @@ def test_replacing_all_processes_loses_no_request_and_cuts_no_stream(serve: Serv
     assert not server.logged("process.ended")
 
 
+def test_a_worker_that_has_run_once_does_not_run_again_in_the_next_leader(serve: Serve, tmp_path: Path) -> None:
+    """Until its flow changes, as with one process. The others go on when they would have run."""
+    file, out = tmp_path / "once.yaml", tmp_path / "out.ndjson"
+
+    def write(mark: int) -> None:
+        workers = "{once: {source: {generate: 3}}, daily: {source: {generate: 2}, every: 24h}}"
+        steps = f"[{{set: {{mark: {mark}}}}}, {{to: {{file: {out}}}}}]"
+        file.write_text(f"flow: once\nsamples: {{n: seq}}\nworkers: {workers}\nsteps: {steps}\n")
+
+    def reload(times: int) -> None:
+        server.signal(signal.SIGHUP)
+        until(lambda: len(server.logged("process.retired")) == 2 * times)
+        until(lambda: len(server.logged("reload.completed", processes=2)) == times)
+
+    write(1)
+    server = serve(*TWO, "--workers", 1, file)
+    until(lambda: len(server.logged("run.ended", kind="worker")) == 2)
+    reload(1)
+    for event in server.logged("workers.continued"):
+        assert (event["finished"], list(event["due"])) == (["once"], ["daily"])
+    os.kill(server.logged("process.leads")[-1]["pid"], signal.SIGKILL)
+    server.event("process.restarted")
+    write(2)
+    reload(2)
+    until(lambda: len(server.logged("run.ended", kind="worker")) >= 4)
+    server.stop()
+    marks = Counter(json.loads(line)["mark"] for line in out.read_text().splitlines())
+    assert marks == {1: 5, 2: 5}
+
+
 def test_the_reload_timeout_ends_streams_of_replaced_processes(serve: Serve) -> None:
     """They are drained then, as after SIGTERM, and their end record says so."""
     server = serve(*TWO, "--reload-timeout", 0.1)
@@ -144,21 +175,35 @@ def test_the_reload_timeout_ends_streams_of_replaced_processes(serve: Serve) -> 
     until(lambda: len(server.logged("process.retired")) == 2)
 
 
-def test_a_flow_file_with_errors_replaces_no_process(serve: Serve, tmp_path: Path) -> None:
-    """The processes that serve the last valid version stay. A corrected file replaces them."""
+def test_a_flow_file_with_errors_changes_no_process(serve: Serve, tmp_path: Path) -> None:
+    """Those that serve the last valid version stay, and those that replace them after a crash serve it too."""
+
+    def mark() -> int:
+        """What the flow of the file sets. Also checks the uploaded one."""
+        responses = [
+            server.request("POST", f"/{name}/bulk", b'{"n":1}\n', Content_Type=NDJSON) for name in ("up", "marks")
+        ]
+        assert responses[0].results[0]["value"]["mark"] == 7
+        return int(responses[1].results[0]["value"]["mark"])
+
     file = tmp_path / "marks.yaml"
     file.write_text("flow: marks\nitem: {n: integer}\nsteps: [{set: {mark: 1}}]\n")
     server = serve(*TWO, file)
+    assert server.request("PUT", "/flows/up", b"flow: up\nsteps: [{set: {mark: 7}}]\n", **YAML).status == 201
     before = server.members()
     file.write_text("flow: marks\nsteps: [{sett: 1}]\n")
     server.signal(signal.SIGHUP)
     assert "sett" in server.event("reload.failed", cause="signal")["error"]
     assert server.members() == before
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(server.logged("process.restarted")) == 2)
+    assert [mark() for _ in range(4)] == [1] * 4
+    assert {event["how"] for event in server.logged("process.ended")} == {"signal 9"}
     file.write_text("flow: marks\nitem: {n: integer}\nsteps: [{set: {mark: 2}}]\n")
     server.signal(signal.SIGHUP)
     server.event("reload.completed", cause="signal")
-    response = server.request("POST", "/marks/bulk", b'{"n":1}\n', Content_Type=NDJSON)
-    assert response.results[0]["value"]["mark"] == 2
+    assert [mark() for _ in range(4)] == [2] * 4
 
 
 def test_one_report_adds_up_the_shutdown_of_all_processes(serve: Serve) -> None:

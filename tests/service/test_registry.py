@@ -18,16 +18,21 @@ from penstock.errors import ShuttingDown
 from penstock.flow.serving import Worker
 from penstock.observe import HttpCounters, MetricSources, ReloadCounters, collector
 from penstock.results import DiscardResults, ResultStream
-from penstock.runtime import Cron, Event, Every, Run, Supervisor
+from penstock.runtime import Cron, Event, Every, Once, Run, Supervisor
 from penstock.settings import Settings
 from penstock.sinks import DiscardSink, FileSink
 from penstock.sources import KafkaSource, generate, ticks
 from penstock.sources.iterables import Generated
+from penstock.support.ids import now
+from penstock_http.deployments.progress import Progress, after_crash, decode_progress, encode_progress
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
 from penstock_http.deployments.revision import FlowCandidate
+from penstock_http.processes.member import PROGRESS
 from penstock_http.server.connection import ConnectionFactory
+from penstock_http.server.leadership import report_progress
 from penstock_http.server.retirement import retire
+from service.connected import LocalParent
 
 
 def candidate(flow: Flow[Any], digest: str = "1", source: str = "a.yaml") -> FlowCandidate:
@@ -404,6 +409,79 @@ def test_the_lead_is_released_when_the_workers_have_stopped() -> None:
 
     async def unused(_: web.BaseRequest) -> web.Response:
         return web.Response()
+
+    run_in_virtual_time(scenario)
+
+
+def test_workers_go_on_in_the_next_leader() -> None:
+    """One that has finished does not run again, unless its flow has changed. One that was interrupted does, at once."""
+    log: list[str] = []
+
+    def flow() -> Flow[Any]:
+        async def work(value: str) -> None:
+            log.append(value)
+            await asyncio.sleep(10)
+
+        flow = Flow[Any]("works").map_async(work).window(1)
+        for name, count, schedule in (("once", 1, Once()), ("every", 1, Every(3600)), ("endless", 99, Once())):
+            flow = flow.worker(name, generate(count, lambda _, name=name: name), schedule)
+        return flow
+
+    async def led(leader: Fixture, progress: Progress, released: bool = True) -> list[str]:
+        """What a process that leads for a while begins, when the previous leader has passed its progress on."""
+        log.clear()
+        await leader.registry.lead(True, progress if released else after_crash(progress, now()))
+        await asyncio.sleep(15)
+        await leader.registry.lead(False)
+        return sorted(log)
+
+    async def scenario(_: Fixture) -> None:
+        first, second, third, changed = processes = [Fixture(process=number) for number in (1, 2, 3, 4)]
+        for each in processes:
+            await each.deploy(flow(), "2" if each is changed else "1")
+        assert await led(first, {}) == ["endless", "endless", "every", "once"]
+        progress = decode_progress(encode_progress(first.registry.progress))
+        assert await led(second, progress) == ["endless", "endless"]
+        assert await led(third, second.registry.progress, released=False) == ["endless", "endless"]
+        assert await led(changed, third.registry.progress) == ["endless", "endless", "every", "once"]
+        for each in processes:
+            await each.registry.aclose()
+            await each.supervisor.shut_down(60)
+
+    run_in_virtual_time(scenario)
+
+
+def test_a_leader_reports_which_workers_have_finished() -> None:
+    """So that the next one knows it if the leader dies. What is running then begins again."""
+
+    async def scenario(_: Fixture) -> None:
+        parent, reports = LocalParent(2), list[Progress]()
+
+        async def note(number: int, payload: bytes) -> bytes:
+            reports.append(decode_progress(payload))
+            if len(reports) == 1:
+                raise ZeroDivisionError("the first report fails")
+            return b""
+
+        parent.on(PROGRESS, note)
+        leader = Fixture(process=1)
+        reporting = asyncio.create_task(report_progress(parent.process(1), leader.registry, leader.supervisor))
+        flow = times(2, 5)
+        for name, schedule in (("once", Once()), ("every", Every(3600)), ("often", Every(0.5))):
+            flow = flow.worker(name, generate(1, int), schedule)
+        await leader.deploy(flow.worker("shared", Shared([]), Once()))
+        await leader.registry.lead(True)
+        await asyncio.sleep(60)
+        assert 2 < len(reports) < 20
+        known = after_crash(reports[-1], now())["times"]
+        assert (known.revision, known.digest) == (1, "1")
+        assert known.due["once"] is None
+        assert now() < (known.due["every"] or now())
+        assert set(reports[-1]["times"].due) == {"once", "every", "often"}
+        await leader.registry.lead(False)
+        reporting.cancel()
+        await asyncio.wait((reporting,))
+        await leader.close()
 
     run_in_virtual_time(scenario)
 

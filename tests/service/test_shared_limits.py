@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from laws.asking import Asking
 from laws.virtual import quiet
 from penstock.services import Breaker, Service
+from penstock.testing import run
 from penstock_http.processes.service_shares import ServiceShares
 from penstock_http.processes.shared_limits import SharedLimits, create_memory
 from penstock_http.processes.shared_slots import SharedSlots
@@ -259,6 +261,30 @@ def test_calls_that_an_open_breaker_holds_take_no_share() -> None:
     assert run_processes(world, 2, scenario) == [1, 19]
 
 
+def test_shares_are_updated_again_after_a_bug() -> None:
+    """It is logged, with its traceback."""
+    failures = iter([ZeroDivisionError("bug")])
+
+    def services() -> list[Service[Any, Any]]:
+        if (error := next(failures, None)) is not None:
+            raise error
+        updated.append(asyncio.get_running_loop().time())
+        return []
+
+    async def main() -> None:
+        limits = SharedLimits(create_memory(2), 2, 1)
+        task = asyncio.create_task(ServiceShares(limits, services).run())
+        await asyncio.sleep(2)
+        task.cancel()
+        os.close(limits.descriptor)
+
+    updated: list[float] = []
+    with capture_logs() as logs:
+        run(main())
+    assert [entry["event"] for entry in logs] == ["limits.update_failed"]
+    assert updated
+
+
 def test_the_lock_of_a_stopped_process_stops_no_other() -> None:
     """Each goes on with its part: of a rate, of the runs, and with the shares that it has."""
     descriptor = create_memory(2)
@@ -278,6 +304,7 @@ def test_the_lock_of_a_stopped_process_stops_no_other() -> None:
             service: Service[Any, Any] = Service("outside", abs, rate=10)
             shares = ServiceShares(limits, lambda: [service])
             shares.use(service)
+            assert service.bulkhead.share == 1  # which the table leaves for a process that has not called yet
             limiter = service._rate_limiter
             assert limiter is not None
             assert [limiter.reserve(100.0) for _ in range(3)] == pytest.approx([0, 0.2, 0.4])

@@ -19,7 +19,7 @@ from penstock.flowfile.forms.choices import Chosen
 from penstock.flowfile.item_types import check_key, item_type
 from penstock.flowfile.models import FlowModel, Shared
 from penstock.flowfile.placeholders import with_placeholders
-from penstock.flowfile.reader import NOTHING, FileReader, text_of
+from penstock.flowfile.reader import NO_TEXTS, NOTHING, FileReader, text_of
 from penstock.flowfile.references import ReferenceChecker, check_cycles
 from penstock.flowfile.services import ServiceOptions, make_service
 from penstock.flowfile.steps import ReadStep
@@ -41,6 +41,9 @@ class FlowFile:
     digest: str
     """A short hash of the content, including that of the included files."""
 
+    texts: Mapping[Path, str]
+    """The text of each of these files."""
+
     tests: Node | None = None
     """The tests in the file, not yet read; see `penstock.flowtests.load`."""
 
@@ -51,12 +54,18 @@ def load(path: str | Path, *, environment: Mapping[str, str] = os.environ) -> Fl
     return loads(text_of(path), path, environment=environment)
 
 
-def loads(text: str, path: str | Path, *, environment: Mapping[str, str] = os.environ) -> FlowFile:
+def loads(
+    text: str,
+    path: str | Path,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    texts: Mapping[Path, str] = NO_TEXTS,
+) -> FlowFile:
     """Load the flow in a text. `path` is the name in locations, and included files are found relative to it.
 
-    Raises `FlowFileError` with all errors.
+    Included files that are in `texts` are not read. Raises `FlowFileError` with all errors.
     """
-    return FlowReading(text, Path(path), environment).file()
+    return FlowReading(text, Path(path), environment, texts).file()
 
 
 class FlowReading:
@@ -65,9 +74,11 @@ class FlowReading:
     Raises `FlowFileError` at once for errors after which nothing can be checked, such as a syntax error.
     """
 
-    def __init__(self, text: str, path: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, text: str, path: Path, environment: Mapping[str, str], texts: Mapping[Path, str] = NO_TEXTS
+    ) -> None:
         self.diagnostics = Diagnostics()
-        self.reader = FileReader(environment, self.diagnostics)
+        self.reader = FileReader(environment, self.diagnostics, texts)
         self.flow: Flow[Any] | None = None
         """The flow, as far as it could be built."""
         self.valid = False
@@ -88,7 +99,8 @@ class FlowReading:
         assert self.flow is not None
         digest = hashlib.sha256("\0".join(self.reader.texts).encode()).hexdigest()[:12]
         files = tuple(self.reader.files)
-        return FlowFile(self.flow, self._path, self._text, files, self._declared, digest, self.tests)
+        texts = dict(zip(files, self.reader.texts, strict=False))  # files of tests have no text
+        return FlowFile(self.flow, self._path, self._text, files, self._declared, digest, texts, self.tests)
 
     def _read(self) -> None:
         node, read, self.valid = self.reader.flow(self._text, self._path)

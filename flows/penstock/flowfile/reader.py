@@ -26,6 +26,8 @@ FORMATS = {"yaml": read_yaml, "yml": read_yaml, "json": read_json}
 
 NOTHING = Node("mapping", (), SourceLocation("", 1, 1))
 
+NO_TEXTS: Mapping[Path, str] = {}
+
 
 def read_document(text: str, file: str, format: str | None = None) -> Node:
     """Return the document in a text. `file` is the name in locations, and its suffix tells the format.
@@ -60,12 +62,15 @@ def check_suffix(file: str, diagnostics: Diagnostics) -> None:
 
 
 class FileReader:
-    """Reads the files of one flow, and collects their errors."""
+    """Reads the files of one flow, and collects their errors. `texts` are those of files that are not to be read."""
 
-    def __init__(self, environment: Mapping[str, str], diagnostics: Diagnostics) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], diagnostics: Diagnostics, texts: Mapping[Path, str] = NO_TEXTS
+    ) -> None:
         self._environment = environment
         self._diagnostics = diagnostics
         self._limits = Limits(diagnostics)
+        self._kept = texts
         self.files: list[Path] = []
         self.texts: list[str] = []
 
@@ -91,7 +96,7 @@ class FileReader:
         """Return the document of an included file, and what was read of it. Raises `FlowFileError`."""
         path = folder / str(name.value)
         try:
-            text = text_at(path)
+            text = self._kept[path] if path in self._kept else text_at(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8"
             self._diagnostics.add(name, f"cannot read {path}: {reason}")

@@ -93,6 +93,8 @@ class Supervisor:
         """Counts the limited runs. Replaced before the first one if several processes share the limits."""
         self.on_service: Callable[[Service], None] | None = None
         """Called with each service before it is used."""
+        self.on_worker_completed: Callable[[], object] = lambda: None
+        """Called after each run of a worker that did not fail."""
         self._removed_store_failures = 0
         self._limited: set[str] = set()
         """The ids of limited runs."""
@@ -245,10 +247,12 @@ class Supervisor:
         make_source: Callable[[], ElementStream],
         *,
         schedule: Schedule | None = None,
+        due: datetime | None = None,
         now: Callable[[], datetime] = now,
     ) -> None:
         """Run a flow in the background on its schedule (default: once), and again with backoff after a failed run.
 
+        `due` is the time of the first run, as `stop_workers` returned it in another process (default: by the schedule).
         `now` is the wall clock, which a `Cron` follows. Raises `FlowDefinitionError` if the flow has a running worker
         of that name.
         """
@@ -276,11 +280,19 @@ class Supervisor:
             backoff=self._backoff,
             rng=self._rng,
             now=now,
+            due=due,
+            on_completed=lambda: self.on_worker_completed(),
         )
         self._running_workers[flow.name, name] = worker
         self.workers[flow.name, name] = asyncio.get_running_loop().create_task(
             worker.run(), name=f"worker:{flow.name}:{name}"
         )
+
+    def next_due(self, flow: RunnableFlow) -> dict[str, datetime | None]:
+        """Return when the next run of each worker of a flow is due: a time that has passed while it runs, None if there
+        is no further run.
+        """
+        return {name: worker.next_due() for (of, name), worker in self._running_workers.items() if of == flow.name}
 
     def unavailable_workers(self) -> dict[WorkerName, float]:
         """Return how long each worker could not receive, in seconds; 0 if it can."""
@@ -309,15 +321,17 @@ class Supervisor:
         """Count the open runs of each revision of a flow."""
         return Counter(run.revision for run in self.runs.values() if run.plan.name == flow)
 
-    async def stop_workers(self, flow: RunnableFlow, names: Collection[str] | None = None) -> None:
+    async def stop_workers(
+        self, flow: RunnableFlow, names: Collection[str] | None = None
+    ) -> dict[str, datetime | None]:
         """Stop the workers of a flow: start no further runs, drain open ones, and wait for their end.
 
-        `names` are those of the workers to stop (default: all).
+        `names` are those of the workers to stop (default: all). Returns when the next run of each is due: a time that
+        has passed if a run was interrupted, None if there is no further run.
         """
         keys = [key for key in self.workers if key[0] == flow.name and (names is None or key[1] in names)]
         tasks = [self.workers.pop(key) for key in keys]
-        for key in keys:
-            del self._running_workers[key]
+        stopped = {key[1]: self._running_workers.pop(key) for key in keys}
         for task in tasks:
             task.cancel()
         runs = [run for run in self.runs_of(flow.plan()) if run.kind == "worker"]
@@ -326,6 +340,7 @@ class Supervisor:
         for run in runs:
             run.drain()
         await asyncio.gather(*tasks, *(run.finished for run in runs), return_exceptions=True)
+        return {name: worker.next_due() for name, worker in stopped.items()}
 
     def remove_counters(self, flow: str) -> None:
         """Remove the counters of a flow that will not be run again."""

@@ -32,7 +32,11 @@ MAX_MISSED_COUNTED = 1000
 
 
 class RunningWorker:
-    """Runs one flow again and again while `serving` returns True. Its runs never overlap."""
+    """Runs one flow again and again while `serving` returns True. Its runs never overlap.
+
+    `due` is the time of its first run if it continues what a worker of another process has begun. `on_completed` is
+    called after each run that did not fail.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,8 @@ class RunningWorker:
         backoff: Backoff,
         rng: random.Random,
         now: Callable[[], datetime],
+        due: datetime | None = None,
+        on_completed: Callable[[], object] = lambda: None,
     ) -> None:
         self._name = flow, name
         self._start = start
@@ -57,7 +63,13 @@ class RunningWorker:
         self._backoff = backoff
         self._rng = rng
         self._now = now
+        self._on_completed = on_completed
         self._log = log.bind(flow=flow, worker=name)
+        self._continues = due is not None
+        self._due: datetime | None = due or now()
+        """When the next run is due, or was due if it is not completed; None if there is none."""
+        self._running = False
+        """Whether the run that was due is not completed, as far as this worker knows."""
         self._run: Run | None = None
         """The current or last run."""
         self._started = 0.0
@@ -79,12 +91,21 @@ class RunningWorker:
             self._unavailable_since = now
         return 0.0 if self._unavailable_since is None else now - self._unavailable_since
 
+    def next_due(self) -> datetime | None:
+        """Return when the next run is due; None if there is none. A run that is not completed is still due."""
+        if self._running and self._run is not None and self._run.reason is EndReason.COMPLETED:  # while it was stopped
+            self._complete()
+        return self._due
+
     async def run(self) -> None:
         """Run once, periodically, or at the times of a cron expression."""
         match self._schedule:
             case Once():
                 await self._run_until_success()
             case Every(seconds):
+                if self._continues and self._due is not None:
+                    # Not longer than that, because the clock may have been set back.
+                    await asyncio.sleep(min(seconds, max(0.0, (self._due - self._now()).total_seconds())))
                 while self._serving():
                     await self._run_until_success()
                     await asyncio.sleep(seconds)
@@ -93,16 +114,22 @@ class RunningWorker:
 
     async def _run_cron(self, schedule: Cron) -> None:
         """Run at the times of the wall clock. Times that pass during a run are skipped and logged."""
-        due = schedule.next_after(self._now())
-        while due is not None and self._serving():
-            self._log.info("worker.scheduled", at=due.isoformat())
-            due = await self._wait_until(due, schedule)
+        if not self._continues:
+            self._due = schedule.next_after(self._now())
+        while self._due is not None and self._serving():
+            self._log.info("worker.scheduled", at=self._due.isoformat())
+            due = self._due = await self._wait_until(self._due, schedule)
             await self._run_until_success()
-            ended = self._now()
-            missed = list(islice(fire_times(schedule, due, ended), MAX_MISSED_COUNTED))
+            missed = list(islice(fire_times(schedule, due, self._now()), MAX_MISSED_COUNTED))
             if missed:
                 self._log.warning("worker.missed", first=missed[0].isoformat(), moments=len(missed))
-            due = schedule.next_after(max(due, ended))  # a clock that was set back repeats no run
+
+    def _complete(self) -> None:
+        """Note that the run that was due is completed."""
+        self._running = False
+        if self._due is not None:
+            self._due = self._schedule.next_after(max(self._due, self._now()))  # a clock set back repeats no run
+        self._on_completed()
 
     async def _wait_until(self, due: datetime, schedule: Cron) -> datetime:
         """Wait until `due` and return it. If the clock was set far back, wait for and return an earlier fire time."""
@@ -118,6 +145,7 @@ class RunningWorker:
     async def _run_until_success(self) -> None:
         """Run until a run does not fail. The waits between attempts grow, and start again after a long run."""
         clock = asyncio.get_running_loop().time
+        self._running = True
         self._started = clock()
         while self._serving() and (error := await self._run_once()) is not None:
             self._failures = 1 if clock() - self._started > STABLE_SECONDS else self._failures + 1
@@ -129,6 +157,7 @@ class RunningWorker:
             await asyncio.sleep(wait)
             self._started = clock()
         self._failures = 0
+        self._complete()
 
     async def _run_once(self) -> str | None:
         """Run once. Return why the run failed, or None."""

@@ -17,11 +17,11 @@ log = get_logger()
 
 
 class Attempt(Protocol):
-    """A task whose attempt has failed."""
+    """An attempt that has failed."""
 
     @property
     def started_at(self) -> float:
-        """When the attempt started; for one that timed out, when it was cancelled."""
+        """When it started. One that timed out may have started earlier."""
         ...
 
 

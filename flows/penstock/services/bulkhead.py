@@ -2,7 +2,8 @@
 
 It is a pool of long-lived tasks, because a task for each call costs more than most calls do. It has as many tasks as
 calls were ever in flight at once. They end when the last run closes its queue, unless the process retains them for the
-next run.
+next run. Calls of a function that reports its result by a callback need no task, except while the service has asked for
+a wait: see `direct_calls`.
 
 Queues are served round-robin, so that a small run does not wait behind a large one: one call at a time, or several if
 calls do not wait. A call that waits for its next attempt occupies no task, except while it waits for the rate limit:
@@ -23,11 +24,14 @@ from typing import Any
 from penstock.core.context import CANCEL_SECONDS
 from penstock.errors import describe
 from penstock.services.adaptive_limit import AdaptiveLimiter
+from penstock.services.attempt_errors import AttemptErrors, CancelReason
 from penstock.services.breaker_guard import BreakerGuard
 from penstock.services.call_queue import CallCounts, CallQueue, ResultCallback
-from penstock.services.call_task import CallSpec, CallTask, CancelReason, TimeoutSweeper
+from penstock.services.call_task import CallSpec, CallTask
 from penstock.services.circuit_breaker import Breaker, CircuitBreaker
+from penstock.services.direct_calls import DirectCall, DirectCalls, DirectFunction
 from penstock.services.pacing import Pacer
+from penstock.services.timeout_sweeper import TimeoutSweeper
 from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
@@ -43,6 +47,7 @@ class Bulkhead:
     `max_in_flight` limits the calls in flight, and so do the circuit breaker, the adaptive limit and the share of this
     process: see `limit`.
     `on_idle` is awaited when no queue is open and the tasks are not retained. `rng` provides the jitter of the breaker.
+    `direct` is the function of `spec`, if it can be called without a task.
     """
 
     def __init__(
@@ -54,10 +59,13 @@ class Bulkhead:
         breaker: Breaker | None = None,
         adaptive: AdaptiveLimiter | None = None,
         rng: random.Random | None = None,
+        direct: DirectFunction | None = None,
     ) -> None:
         self.name = spec.service
         self.counts = CallCounts()
         self._spec = spec
+        self._direct_function = direct
+        self._direct: DirectCalls | None = None
         self._max_in_flight = max_in_flight
         self._on_idle = on_idle
         self._queues: set[CallQueue] = set()
@@ -73,7 +81,9 @@ class Bulkhead:
         self._retained = 0
         """How many callers of `retain` have not called `release`."""
         self.is_limited = False
-        """Whether fewer than `max_in_flight` calls may be in flight now: the only check of calls without limits."""
+        """Whether fewer than `max_in_flight` calls may be in flight now."""
+        self._must_check = False
+        """Whether a task must check for room before a call. For a call without limits it is the only check."""
         self._share: int | None = None
         self._adaptive = adaptive
         if adaptive is not None:
@@ -87,23 +97,24 @@ class Bulkhead:
                 self.counts,
                 self._queues,
                 max_in_flight=max_in_flight,
-                in_flight=self._in_flight_between,
+                in_flight=self._count_started_between,
                 on_change=self.update_limit,
                 rng=rng or random.Random(),  # noqa: S311 - jitter
             )
-        self._sweeper = TimeoutSweeper(spec.timeout, self.tasks, self.update_limit)
+        self._sweeper = TimeoutSweeper(spec.timeout, self._calls_in_flight, self.update_limit)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Callable[[], float] = time.monotonic
+        self._errors = self._attempt_errors()
         self._check_limited()
 
     @property
     def in_flight(self) -> int:
         """Number of calls in flight."""
-        return sum(task.queue is not None for task in self.tasks)
+        return len(self._calls_in_flight())
 
     @property
     def waiting(self) -> int:
-        """Number of calls that wait for a task or for their next attempt."""
+        """Number of calls that wait for their start or for their next attempt."""
         return sum(queue.waiting for queue in self._queues)
 
     @property
@@ -127,8 +138,8 @@ class Bulkhead:
 
     @property
     def busy(self) -> int:
-        """How many tasks make calls or are about to: at least `in_flight`, and quick to tell."""
-        return len(self.tasks) - len(self.idle)
+        """How many calls are in flight or about to start: at least `in_flight`, and quick to count."""
+        return len(self.tasks) - len(self.idle) + (0 if self._direct is None else len(self._direct.in_flight))
 
     @property
     def share(self) -> int | None:
@@ -164,6 +175,7 @@ class Bulkhead:
         # An adaptive limit shrinks at any time, so it is always checked.
         is_shared = self._share is not None and self._share < self._max_in_flight
         self.is_limited = is_shared or self._waiting_for_rate or self._adaptive is not None or self._is_breaker_limiting
+        self._must_check = self.is_limited or self._direct_function is not None
 
     @property
     def _is_breaker_limiting(self) -> bool:
@@ -222,15 +234,18 @@ class Bulkhead:
         if not self._queues and self._guard is not None:
             self._guard.stop()
         busy = [task for task in self.tasks if task.queue is queue]
+        direct = [] if self._direct is None else self._direct.of(queue)
         ending: list[asyncio.Future[Any]] = []
         if not self._queues:
             all_idle = len(self.idle) == len(self.tasks)
             ending = [] if self._retained and all_idle else self._stop_tasks()
         for task in busy:
             task.cancel(CancelReason.RUN_ENDED)
+        calls = [wait for call in direct if (wait := call.cancel(CancelReason.RUN_ENDED)) is not None]
         waits: list[asyncio.Future[Any]] = ending
-        if busy:
-            waits = [asyncio.ensure_future(self._wait_for_cancelled(busy, ending))]
+        if busy or calls:
+            calls += [asyncio.ensure_future(task.free.wait()) for task in busy]
+            waits = [asyncio.ensure_future(self._wait_for_cancelled(calls, ending))]
         return waits if self._queues or self._retained else [*waits, *self._close_idle()]
 
     def _close_idle(self) -> list[asyncio.Future[Any]]:
@@ -247,11 +262,10 @@ class Bulkhead:
         elif not hook.cancelled() and (error := hook.exception()) is not None:
             log.error("service.idle_hook_failed", service=self.name, error=describe(error))
 
-    async def _wait_for_cancelled(self, busy: list[CallTask], ending: list[asyncio.Future[Any]]) -> None:
-        waits = [asyncio.ensure_future(task.free.wait()) for task in busy] + ending
-        _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
+    async def _wait_for_cancelled(self, calls: list[asyncio.Future[Any]], ending: list[asyncio.Future[Any]]) -> None:
+        _, late = await asyncio.wait([*calls, *ending], timeout=CANCEL_SECONDS)
         if late:
-            stuck = sum(not task.free.is_set() for task in busy)
+            stuck = sum(call in late for call in calls)
             log.error("service.calls_not_cancelled", service=self.name, calls=stuck, waited=CANCEL_SECONDS)
         for future in late:
             future.cancel()
@@ -266,6 +280,17 @@ class Bulkhead:
         self._loop, self._clock = loop, _clock_of(loop)
         if self._guard is not None:
             self._guard.bind_loop(loop, self._clock)
+        self._errors = self._attempt_errors()
+        if self._direct_function is not None:
+            self._direct = DirectCalls(
+                self._direct_function,
+                self._ready,
+                self.counts,
+                self._sweeper,
+                self._clock,
+                self._errors,
+                self._may_call_directly,
+            )
         if self._adaptive is not None:
             self._adaptive.reset()
         self._retained = 0
@@ -276,6 +301,10 @@ class Bulkhead:
         self._queues.clear()
         self._ready.clear()
         self._forget_tasks()
+
+    def _attempt_errors(self) -> AttemptErrors:
+        spec = self._spec
+        return AttemptErrors(spec.service, spec.timeout, spec.retry, spec.pacer, self.counts, self._clock, self._guard)
 
     def _stop_tasks(self) -> list[asyncio.Future[Any]]:
         """End idle tasks now and busy ones after their call. Return the futures of the busy ones.
@@ -302,7 +331,10 @@ class Bulkhead:
         Tasks are woken one at a time, so that calls that never wait are all made by one task instead of waking 256.
         `starting` is the number of calls that are about to start.
         """
-        if self._waking or (self.is_limited and not self._has_room(starting=starting)):
+        if self._direct is not None and self._is_direct:
+            self._direct.schedule()
+            return
+        if self._waking or (self._must_check and not self._has_room(starting=starting)):
             return
         if self.idle:
             self._waking = True
@@ -310,11 +342,33 @@ class Bulkhead:
         elif len(self.tasks) < self._max_in_flight:
             self._waking = True
             wake_next = self._wake_task if self._adaptive is None else partial(self._wake_task, starting=1)
-            task = CallTask(self._spec, self._ready, self.counts, self._sweeper, self._clock, wake_next, self._guard)
+            task = CallTask(
+                self._spec,
+                self._ready,
+                self.counts,
+                self._sweeper,
+                self._clock,
+                wake_next,
+                self._errors,
+                self._guard,
+            )
             self.tasks.append(task)
             task.task = asyncio.get_running_loop().create_task(
                 self._run_task(task), name=f"{self.name}:{len(self.tasks)}", context=Context()
             )  # an empty context: tasks are shared, and outlive the run that starts them
+
+    @property
+    def _is_direct(self) -> bool:
+        """Whether calls are made without tasks now: not while the service has asked for a wait."""
+        pacer = self._spec.pacer
+        return self._direct is not None and not self._waiting_for_rate and (pacer is None or not pacer.is_active)
+
+    def _may_call_directly(self) -> bool:
+        """Return whether one more call may start now without a task. If tasks have to make it, wake one."""
+        if not self._is_direct:
+            self._wake_task()
+            return False
+        return self._has_room() if self.is_limited else self.busy < self._max_in_flight
 
     def _has_room(self, task: CallTask | None = None, starting: int = 0) -> bool:
         """Return whether one more call may start, by this task or by another one.
@@ -323,7 +377,8 @@ class Bulkhead:
         """
         if self._waiting_for_rate:
             return False
-        if self._share is not None and len(self.tasks) - len(self.idle) - (task is not None) >= self._share:
+        busy = self.busy - (task is not None)
+        if busy >= self._max_in_flight or (self._share is not None and busy >= self._share):
             return False
         if self._adaptive is not None and self._adaptive.in_flight + starting >= self._adaptive.limit:
             return False
@@ -332,14 +387,17 @@ class Bulkhead:
             return True
         since = guard.circuit.counted_since
         started = sum(
-            each.queue is not None and each.started_at >= since and each.cancels < 2 and each is not task
-            for each in self.tasks
+            each.started_at >= since and each.cancels < 2 and each is not task for each in self._calls_in_flight()
         )
         return started < guard.circuit.limit
 
-    def _in_flight_between(self, first: float, last: float) -> int:
+    def _calls_in_flight(self) -> list[CallTask | DirectCall]:
+        calls: list[CallTask | DirectCall] = [task for task in self.tasks if task.queue is not None]
+        return calls if self._direct is None else [*calls, *self._direct.in_flight]
+
+    def _count_started_between(self, first: float, last: float) -> int:
         """Return how many of the calls in flight started between two times, or at one of them."""
-        return sum(task.queue is not None and first <= task.started_at <= last for task in self.tasks)
+        return sum(first <= call.started_at <= last for call in self._calls_in_flight())
 
     async def _run_task(self, task: CallTask) -> None:
         """Make calls until the task is stopped. Let the event loop run between them."""
@@ -349,9 +407,11 @@ class Bulkhead:
         self._waking = False
         try:
             while not task.ended:
-                if not ready or (self.is_limited and not self._has_room(task)):
+                if not ready or self._is_direct or (self._must_check and not self._has_room(task)):
                     task.queue = None
                     self.idle.append(task)
+                    if ready and self._is_direct:
+                        self._wake_task()
                     await task.sleep(loop)
                     if task.ended:
                         return
@@ -360,7 +420,7 @@ class Bulkhead:
                     continue
                 if rate_limiter is not None:
                     await self._wait_for_rate(task, rate_limiter.reserve(loop.time()))
-                    if task.ended or not ready or (self.is_limited and not self._has_room(task)):
+                    if task.ended or not ready or (self._must_check and not self._has_room(task)):
                         continue
                     made = ITERATION_SHARE - 1
                 if pacer is not None and pacer.is_active:
@@ -393,7 +453,7 @@ class Bulkhead:
         waits for all: if several reserved time slots, those for which no call was left by then would be lost.
         """
         task.queue = None
-        self._waiting_for_rate = self.is_limited = True
+        self._waiting_for_rate = self.is_limited = self._must_check = True
         try:
             await asyncio.wait((task.sleep(asyncio.get_running_loop()),), timeout=seconds)
         finally:

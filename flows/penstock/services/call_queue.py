@@ -97,7 +97,7 @@ class CallCounts:
 
 
 class Pool(Protocol):
-    """The tasks that make the calls of all queues of a service."""
+    """Makes the calls of all queues of a service."""
 
     name: str
     """The name of the service."""
@@ -249,7 +249,7 @@ class CallQueue:
 
     @property
     def waiting(self) -> int:
-        """Number of calls that wait for a task or for their next attempt."""
+        """Number of calls that wait for their start or for their next attempt."""
         return len(self.pending) + len(self._timers)
 
     @property

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from enum import Enum
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 from msgspec import Struct
 
 from penstock.core.deadlines import CALL_DEADLINE
 from penstock.core.element import NEVER
-from penstock.core.fairness import Deadline
-from penstock.errors import CallCancelled, CallTimeout
+from penstock.services.attempt_errors import NO_RESULT, RETRY_NOW, AttemptErrors, CancelReason, DeadlinePassed
 from penstock.services.breaker_guard import BreakerGuard
-from penstock.services.call_queue import (
-    BEFORE_RETRY,
-    DURING_CALL,
-    Call,
-    CallCounts,
-    CallFailed,
-    CallQueue,
-    RetriedCall,
-)
+from penstock.services.call_queue import Call, CallCounts, CallFailed, CallQueue, RetriedCall
 from penstock.services.pacing import Pacer
-from penstock.services.retry import GiveUp, RateLimiter, RetryPolicy
+from penstock.services.retry import RateLimiter, RetryPolicy
+from penstock.services.timeout_sweeper import TimeoutSweeper
 
 QUEUE_SHARE = 16
 """Calls in a row that one task makes for one queue while other queues have calls too, if none of them waits.
@@ -34,24 +25,6 @@ Results are delivered when the loop iteration ends, so switching after each call
 it costs: with four requests side by side an order took 2.4 times the CPU of one alone. Shares of 16 cost no more than
 larger ones, and 64 runs have theirs within one iteration (`bulkhead.ITERATION_SHARE`).
 """
-
-_RETRY_NOW: Final = object()
-"""The same task makes the next attempt now."""
-
-_NO_RESULT: Final = object()
-"""The call has no result yet (it is retried later), or will have none (its run has ended)."""
-
-
-class CancelReason(Enum):
-    """Why the call of a task was cancelled."""
-
-    TIMED_OUT = "the call took too long"
-    DEADLINE = "the deadline of the element has passed"
-    RUN_ENDED = "the run has ended"
-
-
-class DeadlinePassed(Exception):
-    """The deadline of a call passes before its next attempt can start."""
 
 
 class CallSpec(Struct, frozen=True, eq=False):
@@ -71,12 +44,13 @@ class CallTask:
     """One task of a bulkhead, and the call that it makes.
 
     `ready` are the queues that have calls to make. `wake_next` wakes another task, if one is idle or may be started.
-    `guard` is notified of failed attempts.
+    `errors` decides what follows an attempt that raised.
     """
 
     __slots__ = (
         "_clock",
         "_counts",
+        "_errors",
         "_guard",
         "_ready",
         "_sleep",
@@ -103,8 +77,10 @@ class CallTask:
         sweeper: TimeoutSweeper,
         clock: Callable[[], float],
         wake_next: Callable[[], None],
+        errors: AttemptErrors,
         guard: BreakerGuard | None,
     ) -> None:
+        self._errors = errors
         self._guard = guard
         self._spec = spec
         self._ready = ready
@@ -206,7 +182,7 @@ class CallTask:
                 at_once = row if queue.iteration == iteration else 0
                 result = self._handle_error(queue, call, attempt, raised, at_once)
                 raised = None  # it refers to this frame through its traceback
-                if result is _RETRY_NOW:
+                if result is RETRY_NOW:
                     attempt += 1
                     pause = 0.0 if spec.rate_limiter is None else spec.rate_limiter.reserve(self._clock())
                     self.started_at = self._clock() + pause
@@ -219,14 +195,14 @@ class CallTask:
                 since = self.started_at - self.overdue
                 if self.cancel_reason is not None or self.task.cancelling():  # the call suppressed its cancellation
                     self.clear_cancellation()
-                if result is not _NO_RESULT:
+                if result is not NO_RESULT:
                     queue.add_result(call, result)
                     if type(result) is not CallFailed:
                         queue.waited_since.append(since)
                         if self.started_at > self._counts.ok_started_at:
                             self._counts.ok_started_at = self.started_at
                 return limit - left + 1
-            if result is not _NO_RESULT:
+            if result is not NO_RESULT:
                 add_call(call)
                 add_result(result)
             left -= 1
@@ -292,121 +268,9 @@ class CallTask:
     def _handle_error(
         self, queue: CallQueue, call: Call | RetriedCall, attempt: int, error: BaseException, at_once: int
     ) -> Any:
-        """Return the result of a call that raised: `CallFailed`, `_RETRY_NOW` or `_NO_RESULT`.
-
-        `attempt` counts the attempts that this task made in a row. `at_once` is how many
-        calls failed in a row without waiting; 0 if this one has waited.
-        """
-        counts, service = self._counts, self._spec.service
+        """Return what follows an attempt that raised; see `AttemptErrors.result`."""
         since = self.started_at - self.overdue
-        earlier = call.attempt - 1 if type(call) is RetriedCall else 0
-        if isinstance(error, DeadlinePassed):  # before the attempt
-            queue.failed += 1
-            return CallFailed(queue.deadline_exceeded(call), earlier + attempt - 1)
-        if self.cancel_reason is not None:
+        reason: CancelReason | None = None
+        if self.cancel_reason is not None or isinstance(error, asyncio.CancelledError):
             reason = self.clear_cancellation()
-            if queue.closed or reason is CancelReason.RUN_ENDED:
-                counts.cancelled += 1
-                counts.durations["cancelled"].add(self._clock() - since)
-                return _NO_RESULT
-            if reason is CancelReason.DEADLINE:
-                counts.timeouts += 1
-                counts.durations["timeout"].add(self._clock() - since)
-                queue.failed += 1
-                return CallFailed(queue.deadline_exceeded(call, DURING_CALL), earlier + attempt)
-            error = CallTimeout(service, self._spec.timeout)
-        elif isinstance(error, asyncio.CancelledError):
-            self.clear_cancellation()
-            error = CallCancelled(service)
-        elif not isinstance(error, Exception):  # SystemExit and the like end the run, as in any other function
-            queue.report_fault(error)
-            counts.cancelled += 1
-            counts.durations["cancelled"].add(self._clock() - since)
-            return _NO_RESULT
-
-        if isinstance(error, CallTimeout):
-            counts.timeouts += 1
-            counts.durations["timeout"].add(self._clock() - since)
-        else:
-            counts.errors += 1
-            if at_once:
-                queue.immediate_errors += 1
-            else:
-                counts.durations["error"].add(self._clock() - since)
-        attempt += earlier
-        guard = self._guard
-        if guard is not None and not queue.closed:
-            guard.attempt_failed(self, attempt, error, at_once=at_once)
-        decision = self._spec.retry.decide(attempt, error)
-        if isinstance(decision, GiveUp):
-            queue.failed += 1
-            final = decision.error
-            if final is error:
-                # The traceback is not used, and keeps the frames of the call alive: 2.7 of 13 µs per failed element.
-                final.__traceback__ = None
-            return CallFailed(final, attempt)
-        if queue.deadlines is not None and self._clock() + decision.seconds >= call.deadline:
-            queue.failed += 1
-            return CallFailed(queue.deadline_exceeded(call, BEFORE_RETRY, error), attempt)
-        counts.retries += 1
-        pacer = self._spec.pacer
-        is_held = (pacer is not None and pacer.is_active) or (guard is not None and guard.circuit.is_limiting)
-        if decision.seconds <= 0 and not queue.closed and not is_held:
-            return _RETRY_NOW
-        original = call.call if isinstance(call, RetriedCall) else call
-        kept = None if queue.deadlines is None else error
-        queue.retry_later(RetriedCall(original, attempt + 1, kept), decision.seconds)
-        return _NO_RESULT
-
-
-class TimeoutSweeper:
-    """Cancels calls that exceed the timeout or their deadline, and again after each further timeout.
-
-    One timer serves all tasks of a bulkhead: a timer for each call would cost more than most calls do. `on_stuck` is
-    called when calls that were cancelled before are cancelled again: they do not count as probes any more.
-    """
-
-    __slots__ = ("_due", "_on_stuck", "_tasks", "_timeout", "timer")
-
-    def __init__(self, timeout: float, tasks: Sequence[CallTask], on_stuck: Callable[[], None]) -> None:
-        self._timeout = timeout
-        self._tasks = tasks
-        self._on_stuck = on_stuck
-        self.timer: Deadline | None = None
-        """Set when a call starts and there is none. It stays when the last call ends: the next call needs it again."""
-
-    def watch(self, since: float, loop: asyncio.AbstractEventLoop) -> None:
-        """Watch all calls, the oldest of which started at `since`."""
-        self._due = since + self._timeout
-        self.timer = Deadline(loop, self._due, lambda: self._check(loop))
-
-    def watch_deadline(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
-        """Watch a call that must end at its deadline, if that is earlier."""
-        if deadline < self._due and self.timer is not None:
-            self.timer.cancel()
-            self._due = deadline
-            self.timer = Deadline(loop, deadline, lambda: self._check(loop))
-
-    def stop(self) -> None:
-        """Stop watching."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.timer = None
-        now = loop.time() + 1e-9
-        busy = [task for task in self._tasks if task.queue is not None]
-        stuck = False
-        for task in busy:
-            due, deadline = task.started_at + self._timeout, task.next_deadline
-            if min(due, deadline) <= now:
-                task.time_out(CancelReason.TIMED_OUT if due <= deadline else CancelReason.DEADLINE)
-                task.overdue += loop.time() - task.started_at
-                task.started_at = loop.time()
-                stuck = stuck or task.cancels > 1
-        if busy:
-            self.watch(min(now, *(task.started_at for task in busy)), loop)
-            self.watch_deadline(min(task.next_deadline for task in busy), loop)
-        if stuck:
-            self._on_stuck()
+        return self._errors.result(queue, call, self, error, reason, since=since, attempt=attempt, at_once=at_once)

@@ -16,13 +16,15 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 
-from penstock.core.deadlines import remaining_seconds
+from penstock.core.deadlines import CALL_DEADLINE, remaining_seconds
 from penstock.errors import InvalidCallResult, InvalidItem, describe, is_retryable_status
 from penstock.services.deadline_header import format_deadline
+from penstock.services.direct_calls import DirectFunction
 from penstock.services.http_client import (
     ConnectionStatistics,
     HttpClient,
     Origin,
+    Request,
     RequestHead,
     Response,
     Tls,
@@ -30,13 +32,16 @@ from penstock.services.http_client import (
     content_of,
     encode_headers,
     end_of,
+    is_compressed,
     parse_retry_after,
+    uncompressed_content_of,
 )
 from penstock.services.pacing import Pacer, parse_rate_limit, parse_rate_limit_policy
 from penstock.services.retry import is_retryable
 from penstock.services.template import HeaderTemplate, field_of
 from penstock.services.url_template import UrlTemplate, display_url
 from penstock.support.json_encoding import describe_json_error
+from penstock.support.tasks import Report
 
 T = TypeVar("T")
 
@@ -47,7 +52,7 @@ JSON_CONTENT = b"Content-Type: application/json\r\n"
 
 
 @dataclass(frozen=True)
-class HttpRequestSpec:
+class HttpRequestSpec(DirectFunction):
     """The requests of a service over HTTP. Specs with equal fields are equal.
 
     `url` and the values of `headers` may contain fields of the value, `{orderId}`, and variables of the environment,
@@ -119,21 +124,16 @@ class HttpRequestSpec:
     def _rest_without_content(self) -> bytes:
         return self.request_head.head + end_of(self.method, None)
 
-    async def send(self, value: Any, content: bytes | None) -> bytes:
-        """Send the request for a value. Return the body of the response."""
+    def start_request(
+        self, value: Any, content: bytes | None, parse: Callable[[bytes], Any], on_result: Report[Any]
+    ) -> HttpAttempt:
+        """Start the request for a value. `parse` makes the result from the body of the response."""
         target = self.url_template.target(value)
         is_fixed = content is None and not self.header_fields and self.deadline_header is None
         rest = self._rest_without_content if is_fixed else self._rest(value, content)
-        pacer = self.pacer
-        pacer.in_flight += 1
-        try:
-            response = await self.connections.send(self.service, self.request_head, target, rest, self.limit)
-        finally:
-            pacer.in_flight -= 1
-        if response.is_plain:
-            return response.body
-        _pace(pacer, response)
-        return await content_of(self.service, response, self.limit)
+        attempt = HttpAttempt(self, parse, on_result)
+        attempt.start(target, rest)
+        return attempt
 
     def _rest(self, value: Any, content: bytes | None) -> bytes:
         """Return the part of a request after its first line."""
@@ -168,9 +168,11 @@ class HttpCall(HttpRequestSpec):
 
     body: Any = None
 
-    async def __call__(self, value: Any) -> Any:
+    def start(self, value: Any, on_result: Report[Any]) -> HttpAttempt:
         body = None if self.body is None else _serialize(self.service, self._body_of, value)
-        content = await self.send(value, body)
+        return self.start_request(value, body, self._parse, on_result)
+
+    def _parse(self, content: bytes) -> Any:
         return _parse_response(self.service, content, self.response)
 
     def _body_of(self, value: Any) -> bytes | None:
@@ -195,14 +197,19 @@ class HttpBatchCall(HttpRequestSpec):
                 f"got {display_url(self.url)}"
             )
 
-    async def __call__(self, values: list[Any]) -> list[Any]:
-        name = self.service
-        results: list[Any] = [self._content_or_error(value) for value in values]
+    def start(self, value: list[Any], on_result: Report[Any]) -> HttpAttempt | None:
+        results: list[Any] = [self._content_or_error(each) for each in value]
         sent = [number for number, content in enumerate(results) if type(content) is bytes]
         if not sent:
-            return results
+            on_result(results, None)
+            return None
 
-        content = await self.send(None, b"[" + b",".join(results[number] for number in sent) + b"]")
+        content = b"[" + b",".join(results[number] for number in sent) + b"]"
+        return self.start_request(None, content, partial(self._parse_items, results, sent), on_result)
+
+    def _parse_items(self, results: list[Any], sent: list[int], content: bytes) -> list[Any]:
+        """Return `results` with those of the values that were sent, which `content` has."""
+        name = self.service
         items: list[Any] = _parse_response(name, content, partial(msgspec.convert, type=list[Any]))
         if len(items) != len(sent):
             raise InvalidCallResult(f"{name}: expected a response of {len(sent)} items, got {len(items)}")
@@ -218,6 +225,79 @@ class HttpBatchCall(HttpRequestSpec):
 
     def _item_of(self, value: Any) -> bytes:
         return msgspec.json.encode(value if self.item_field is None else field_of(value, self.item_field))
+
+
+class HttpAttempt:
+    """A request of a service in flight, and the result that its response contains."""
+
+    __slots__ = ("_deadline", "_decoding", "_on_result", "_parse", "_request", "_spec")
+
+    def __init__(self, spec: HttpRequestSpec, parse: Callable[[bytes], Any], on_result: Report[Any]) -> None:
+        self._spec = spec
+        self._parse = parse
+        self._on_result = on_result
+        self._deadline = CALL_DEADLINE.get()
+        self._request: Request | None = None
+        self._decoding: asyncio.Task[bytes] | None = None
+
+    def start(self, target: bytes, rest: bytes) -> None:
+        """Start the request for a target, with the rest of what is sent."""
+        spec = self._spec
+        spec.pacer.in_flight += 1
+        try:
+            self._request = spec.connections.start(
+                spec.service, spec.request_head, target, rest, spec.limit, self._responded
+            )
+        except BaseException:
+            spec.pacer.in_flight -= 1
+            raise
+
+    def cancel(self) -> asyncio.Future[Any] | None:
+        """Cancel the request, or the decompression of its response. Return a future to wait for if one is needed."""
+        if self._decoding is not None:
+            self._decoding.cancel()
+            return self._decoding
+        return None if self._request is None else self._request.cancel()
+
+    def _responded(self, response: Response | None, error: BaseException | None) -> None:
+        spec, self._request = self._spec, None  # the request refers to this object
+        spec.pacer.in_flight -= 1
+        if response is None:
+            self._on_result(None, error)
+        elif response.is_plain:
+            self._end(response.body)
+        else:
+            _pace(spec.pacer, response)
+            if is_compressed(response):
+                decoding = content_of(spec.service, response, spec.limit)
+                self._decoding = asyncio.get_running_loop().create_task(decoding, name=f"{spec.service}:decompress")
+                self._decoding.add_done_callback(self._decoded)
+                return
+            try:
+                content = uncompressed_content_of(spec.service, response, spec.limit)
+            except Exception as error:
+                self._on_result(None, error)
+            else:
+                self._end(content)
+
+    def _decoded(self, decoding: asyncio.Task[bytes]) -> None:
+        if decoding.cancelled():
+            self._on_result(None, asyncio.CancelledError())
+        elif (error := decoding.exception()) is not None:
+            self._on_result(None, error)
+        else:
+            self._end(decoding.result())
+
+    def _end(self, content: bytes) -> None:
+        CALL_DEADLINE.set(self._deadline)  # in the context of the connection
+        try:
+            result = self._parse(content)
+        except Exception as error:
+            self._on_result(None, error)
+        except BaseException as error:  # not from here: uvloop only logs an exit that a connection raises
+            asyncio.get_running_loop().call_soon(self._on_result, None, error)
+        else:
+            self._on_result(result, None)
 
 
 def _pace(pacer: Pacer, response: Response) -> None:

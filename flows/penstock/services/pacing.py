@@ -37,7 +37,7 @@ class Pacer:
     )
 
     def __init__(self) -> None:
-        self.in_flight = 0
+        self.in_flight: int
         """Requests without a response."""
         self.on_change: Callable[[], None] | None = None
         """Called when calls may start earlier than before."""
@@ -47,7 +47,8 @@ class Pacer:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what the service asked for. Required when another clock is used."""
+        """Forget calls and what the service asked for. Required when another event loop is used."""
+        self.in_flight = 0
         self._paused_until = 0.0
         self._quota: int | None = None
         """Calls that may start before the quota is renewed; None if there is no quota."""

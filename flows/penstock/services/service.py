@@ -22,6 +22,7 @@ from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec
 from penstock.services.circuit_breaker import DEFAULT_BREAKER, Breaker
+from penstock.services.direct_calls import DirectFunction
 from penstock.services.pacing import Pacer
 from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retryable
 from penstock.support.tasks import call_without_stop_iteration
@@ -176,6 +177,7 @@ class Service(Generic[In, Out]):
             breaker=breaker,
             adaptive=limiter,
             rng=rng,
+            direct=call if isinstance(call, DirectFunction) and limiter is None and rate is None else None,
         )
         self._connection_statistics: Callable[[], ConnectionStatistics] | None = getattr(
             call, "connection_statistics", None

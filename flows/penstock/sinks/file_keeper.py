@@ -83,9 +83,14 @@ class FileKeeper:
 
     def attach(self, number: int) -> dict[str, int]:
         """Return the descriptors of a process that is about to start."""
-        ours, theirs = socket.socketpair()
+        locks = os.dup(self._locks)
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            os.close(locks)
+            raise
         self._connections[number] = FileConnection(ours, self._receive, self._disconnected)
-        return {FILES: theirs.detach(), FILE_LOCKS: os.dup(self._locks)}
+        return {FILES: theirs.detach(), FILE_LOCKS: locks}
 
     def detach(self, number: int) -> None:
         """Release the files of a process that has exited."""

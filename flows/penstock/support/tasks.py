@@ -1,4 +1,4 @@
-"""Run blocking calls in threads, detach futures, and reject awaitables."""
+"""Run blocking calls in threads, await what a callback reports, detach futures, and reject awaitables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,48 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from inspect import isawaitable, iscoroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 T = TypeVar("T")
+
+Report: TypeAlias = Callable[[T | None, BaseException | None], None]
+"""Receives the result of something, or None and its error; `CancelledError` if it was cancelled."""
+
+
+class Cancellable(Protocol):
+    """Something that was started and reports its end."""
+
+    def cancel(self) -> asyncio.Future[Any] | None:
+        """End it. Return a future to wait for if it does not end at once."""
+        ...
+
+
+async def reported(start: Callable[[Report[T]], Cancellable | None]) -> T:
+    """Start something, and return the result that it reports. `start` returns None if it has ended.
+
+    When this is cancelled, so is what was started; each time, until it has ended.
+    """
+    ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def report(result: T | None, error: BaseException | None) -> None:
+        if ended.done():  # the task was cancelled
+            return
+        if error is None:
+            ended.set_result(cast("T", result))
+        else:
+            ended.set_exception(error)
+
+    started = start(report)
+    try:
+        return await ended
+    except asyncio.CancelledError:
+        ending = None if started is None else started.cancel()
+        while started is not None and ending is not None and not ending.done():
+            try:
+                await asyncio.wait((ending,))
+            except asyncio.CancelledError:
+                ending = started.cancel()
+        raise
 
 
 async def to_thread_uncancellable(call: Callable[[], T]) -> T:

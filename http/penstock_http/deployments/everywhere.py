@@ -9,11 +9,12 @@ from msgspec import Struct, msgpack
 
 from penstock.errors import PenstockError
 from penstock_http.deployments.file_watcher import FileStamps, WatchedFiles
+from penstock_http.deployments.kept_files import fetch_files, send_files
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader, ReloadResult
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
 from penstock_http.problems import RETRY_SECONDS, RequestRejected, rejection_for
-from penstock_http.processes.deployments import (
+from penstock_http.processes.deployment_messages import (
     EVERYWHERE,
     EVERYWHERE_SECONDS,
     HERE,
@@ -23,6 +24,7 @@ from penstock_http.processes.deployments import (
     ActiveRevision,
     Command,
     Joined,
+    Loaded,
     Reply,
     Upload,
 )
@@ -39,6 +41,13 @@ AnyReloader: TypeAlias = "Reloader | EverywhereReloader"
 
 SHUTTING_DOWN = "shutting_down"
 """The code of the rejection while the service shuts down."""
+
+
+class FilesChanged(PenstockError):
+    """Processes that started at the same time have read different texts."""
+
+    def __init__(self) -> None:
+        super().__init__("the flow files changed while the processes started; start again")
 
 
 class Rejection(Struct, frozen=True):
@@ -83,14 +92,17 @@ class EverywhereReloader:
     async def start(self) -> list[DeploymentResult]:
         """Load all flows for the first time: those of files, and those that were uploaded to other processes.
 
-        If a file has errors, nothing is deployed. An uploaded flow with errors is left out, and logged.
+        The files are those that the other processes serve, which the parent keeps. They are read from disk if this is
+        one of the first processes, or the first one after SIGHUP. If a file has errors, nothing is deployed. An
+        uploaded flow with errors is left out, and logged. Raises `FilesChanged`.
         """
         joined = msgpack.decode(await self._peers.ask_parent(JOIN, timeout=PARENT_SECONDS), type=Joined)
         self._version = joined.version
         # A flow of a file that an uploaded one replaces must not get a higher number than that.
         files = {name: revision for name, revision in joined.known.items() if name not in joined.uploads}
         self._registry.follow(files, joined.removed)
-        results = await self._here.start()
+        kept = None if joined.files is None else await fetch_files(self._peers, joined.files, joined.known)
+        results = await self._here.start(kept)
         if any(result.diagnostics for result in results):
             return results
         self._registry.follow(joined.known, joined.removed)
@@ -101,7 +113,10 @@ class EverywhereReloader:
                 await self._here.put(name, upload.text, upload.format)
             except RequestRejected as error:
                 log.error("reload.failed", cause="start", flow=name, error=str(error))
-        await self._peers.ask_parent(LOADED, msgpack.encode(self._revisions()), timeout=PARENT_SECONDS)
+        read = None if kept is not None else await send_files(self._peers, self._here.served)
+        loaded = Loaded(self._revisions(), read)
+        if await self._peers.ask_parent(LOADED, msgpack.encode(loaded), timeout=PARENT_SECONDS):
+            raise FilesChanged
         return results
 
     async def try_reload(self, cause: str) -> bool:
@@ -154,10 +169,12 @@ class EverywhereReloader:
         accepted = rejection is None and (command.kind == "reload" or not invalid)  # an invalid file stops no other
         if accepted and not command.dry_run:
             self._version = command.version
+        files = await send_files(self._peers, self._here.served) if command.kind == "reload" else None
         return msgpack.encode(
             Reply(
                 accepted=accepted,
                 revisions=self._revisions(),
+                files=files,
                 results=msgpack.encode(results),
                 rejection=b"" if rejection is None else _encoded(rejection),
                 leaves=rejection is not None and rejection.code == SHUTTING_DOWN,

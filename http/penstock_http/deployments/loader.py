@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
 from penstock.flowfile.load import FlowFile
+from penstock.flowfile.reader import NO_TEXTS
 from penstock.support.tasks import to_daemon_thread
 from penstock_http.deployments.file_watcher import FileStamps, WatchedFiles
 from penstock_http.deployments.result import DeploymentResult, rejected_for
@@ -61,26 +62,39 @@ async def _ends(result: asyncio.Future[Any]) -> bool:
     return result.done()
 
 
+class LoadText(Protocol):
+    """Reads a text with the name of a file. Included files that are in `texts` are not read."""
+
+    def __call__(self, text: str, path: str | Path, *, texts: Mapping[Path, str] = NO_TEXTS) -> FlowFile: ...
+
+
 class FlowLoader(Struct, frozen=True, eq=False):
     """Loads flows from files and from uploaded texts.
 
-    `load` reads a file, `loads` a text with the name of a file. Both raise `PenstockError`.
+    `load` reads a file, `loads` a text. Both raise `PenstockError`.
     """
 
     load: Callable[[Path], FlowFile]
-    loads: Callable[[str, str], FlowFile]
+    loads: LoadText
     to_flow: Callable[[FlowFile], Flow[Any]] = lambda file: file.flow
     """Returns the flow of a file, with defaults of the service for what the file does not declare."""
 
     def load_file(self, path: Path) -> tuple[FlowCandidate, Sequence[Path]]:
         """Return the flow in a file, and all files that were read for it."""
         loaded = self.load(path)
-        return FlowCandidate(self.to_flow(loaded), loaded.digest, str(path)), loaded.files
+        return self._candidate(loaded, path), loaded.files
+
+    def load_kept(self, path: Path, texts: Mapping[Path, str]) -> FlowCandidate:
+        """Return the flow in a file whose text, and those of the files that it includes, were kept."""
+        return self._candidate(self.loads(texts[path], path, texts=texts), path)
 
     def load_text(self, text: str, file: str) -> FlowCandidate:
         """Return the flow in an uploaded text."""
         loaded = self.loads(text, file)
         return FlowCandidate(self.to_flow(loaded), loaded.digest, UPLOADED)
+
+    def _candidate(self, loaded: FlowFile, path: Path) -> FlowCandidate:
+        return FlowCandidate(self.to_flow(loaded), loaded.digest, str(path), loaded.texts)
 
 
 class ScanResult:

@@ -13,12 +13,15 @@ from penstock.runtime import Phase, Supervisor
 from penstock.services import Service
 from penstock.support.ids import now
 from penstock_http.deployments.conflicts import find_conflicts
+from penstock_http.deployments.progress import Progress
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus, diagnostics_of, rejected
 from penstock_http.deployments.revision import UPLOADED, FlowCandidate, RegisteredFlow, Revision, share_services
 from penstock_http.deployments.rollout import Rollout
-from penstock_http.processes.deployments import ActiveRevision
+from penstock_http.processes.deployment_messages import ActiveRevision
 
 NO_REMOVALS: Mapping[str, FlowCandidate | None] = {}
+
+NO_PROGRESS: Progress = {}
 
 
 class FlowRegistry:
@@ -130,15 +133,20 @@ class FlowRegistry:
         """Whether this process runs what only one process of the service runs."""
         return self._rollout.leads
 
-    async def lead(self, leads: bool) -> None:
+    @property
+    def progress(self) -> Progress:
+        """How far the workers are that only one process runs, or were when this process ceased to lead."""
+        return self._rollout.current_progress(self.flows.values()) if self.leads else self._rollout.progress
+
+    async def lead(self, leads: bool, progress: Progress = NO_PROGRESS) -> None:
         """Begin or cease to run what only one process of the service runs.
 
-        When this returns after `lead(False)`, all of it has ended: the runs of workers are drained. Another process may
-        lead then.
+        Workers go on from the `progress` of the previous leader. When this returns after `lead(False)`, all of it has
+        ended: the runs of workers are drained. Another process may lead then.
         """
         async with self._leading:
             if leads is not self._rollout.leads:
-                flow_workers = self._rollout.lead(leads, self.flows.values())
+                flow_workers = self._rollout.lead(leads, self.flows.values(), progress)
                 await asyncio.gather(flow_workers, *(notify(leads) for notify in self.on_lead))
 
     async def stop_workers(self) -> None:

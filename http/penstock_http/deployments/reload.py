@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from penstock.flowfile.diagnostics import MAX_DIAGNOSTICS
 from penstock.steps import walk
 from penstock.support.ids import now
 from penstock_http.deployments.file_watcher import FileStamps, WatchedFiles
+from penstock_http.deployments.kept_files import ServedFile, ServedFiles, load_kept
 from penstock_http.deployments.loader import FlowLoader, LoaderBusy, LoadQueue, LoadTimeout, ScanResult, scan
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus, rejected_for
@@ -66,18 +67,34 @@ class Reloader:
         self._static = static
         self._names: dict[Path, str] = {}
         """The name of the flow in each file."""
+        self._texts: dict[Path, Mapping[Path, str]] = {}
+        """The texts from which the flow in each file was loaded that was deployed last."""
         self._queue = LoadQueue()
         self._lock = asyncio.Lock()
 
-    async def start(self) -> list[DeploymentResult]:
-        """Load all flows for the first time. If one has errors, nothing is deployed."""
+    @property
+    def served(self) -> ServedFiles:
+        """The files that were deployed."""
+        files = {path: ServedFile(name, self._texts.get(path, {})) for path, name in self._names.items()}
+        return ServedFiles(files, self.stamps)
+
+    async def start(self, kept: ServedFiles | None = None) -> list[DeploymentResult]:
+        """Load all flows for the first time. If one has errors, nothing is deployed.
+
+        With `kept`, these are loaded instead of the files on disk; there may be none.
+        """
         async with self._lock:
-            found = await self._queue.run(self._scan)
+            found = await self._queue.run(self._scan if kept is None else lambda: load_kept(self._loader, kept))
             candidates = [*self._static, *found.candidates]
             checked = [*await self._registry.deploy(*candidates, dry_run=True), *found.failures]
             if any(result.diagnostics for result in checked):
                 return checked
-            return await self._deploy("start", found) if candidates else []
+            if not candidates and kept is None:
+                return []
+            results = await self._deploy("start", found)
+            if kept is not None:  # an uploaded flow may have the name of the flow in a file
+                self._names = {path: file.flow for path, file in kept.files.items()}
+            return results
 
     async def reload(self, cause: str) -> list[DeploymentResult]:
         """Load all files again. Raises `ShuttingDown`.
@@ -193,11 +210,11 @@ class Reloader:
         }
         present = set(found.candidates.values())
         self._names = {path: name for path, name in self._names.items() if path in present or found.keeps_current(path)}
-        self._names |= {
-            path: candidate.flow.name
-            for candidate, path in found.candidates.items()
-            if (candidate.flow.name, candidate.source) in deployed
-        }
+        for candidate, path in found.candidates.items():
+            if (candidate.flow.name, candidate.source) in deployed:
+                self._names[path] = candidate.flow.name
+                self._texts[path] = candidate.texts
+        self._texts = {path: texts for path, texts in self._texts.items() if path in self._names}
 
     def _log(self, cause: str, results: list[DeploymentResult]) -> list[DeploymentResult]:
         """Record and log the results of a reload, and return them."""

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +18,9 @@ from penstock.runtime import RunPlan
 from penstock.services import Service
 from penstock.support.ids import now
 from penstock_http.deployments.result import DeploymentResult
-from penstock_http.processes.deployments import UPLOADED as UPLOADED  # the source of a flow that was uploaded over HTTP
+from penstock_http.processes.deployment_messages import (
+    UPLOADED as UPLOADED,  # the source of a flow that was uploaded over HTTP
+)
 
 
 class RevisionState(StrEnum):
@@ -36,6 +39,8 @@ class FlowCandidate(Struct, frozen=True, eq=False):
     digest: str
     source: str
     """The file or Python name of the flow, `PUT` if it was uploaded, or `built in`."""
+    texts: Mapping[Path, str] = {}
+    """The texts of the files that the flow was loaded from."""
 
 
 class Revision:

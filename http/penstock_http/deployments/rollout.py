@@ -19,6 +19,7 @@ from penstock.errors import StoreError, describe
 from penstock.flow.serving import Worker
 from penstock.runtime import Supervisor
 from penstock.sources import Source
+from penstock_http.deployments.progress import FlowProgress, Progress, due_in
 from penstock_http.deployments.revision import RegisteredFlow, Revision, RevisionState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -47,6 +48,8 @@ class Rollout:
         self._process = process
         self.leads = not process
         """Whether this process runs the workers that only one process runs."""
+        self.progress: Progress = {}
+        """What is known about these workers from before this process led, or from when it ceased to lead."""
         self._stopped = False
         """Whether no more workers are started here."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,10 +61,26 @@ class Rollout:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def lead(self, leads: bool, flows: Iterable[RegisteredFlow]) -> None:
-        """Start the workers that only one process runs, or drain them and wait for their end."""
+    async def lead(self, leads: bool, flows: Iterable[RegisteredFlow], progress: Progress) -> None:
+        """Start the workers that only one process runs, or drain them and wait for their end.
+
+        Those that start go on from the `progress` of the previous leader.
+        """
         self.leads = leads
-        await asyncio.gather(*(self._follow(flow) for flow in flows))
+        if leads:
+            self.progress = progress
+        stopped = await asyncio.gather(*(self._follow(flow) for flow in flows))
+        if not leads:
+            self.progress = {flow: found for flow, found in stopped if found is not None}
+
+    def current_progress(self, flows: Iterable[RegisteredFlow]) -> Progress:
+        """Return how far the workers are that only this process runs, while it leads."""
+        return {flow.name: self._progress_of(flow.working) for flow in flows if flow.working is not None}
+
+    def _progress_of(self, revision: Revision) -> FlowProgress:
+        alone = {worker.name for worker in revision.flow.workers if not worker.runs_everywhere}
+        now = {name: due for name, due in self._supervisor.next_due(revision).items() if name in alone}
+        return FlowProgress(revision.number, revision.digest, due_in(self.progress, revision) | now)
 
     async def stop_workers(self, flows: Iterable[RegisteredFlow]) -> None:
         """Drain all workers, wait for their end, and start no further ones."""
@@ -91,17 +110,19 @@ class Rollout:
         if old is not None:
             await self._retire(registered, old)
 
-    async def _follow(self, registered: RegisteredFlow) -> None:
-        """Start or stop those workers of a flow that only the leader runs."""
+    async def _follow(self, registered: RegisteredFlow) -> tuple[str, FlowProgress | None]:
+        """Start or stop those workers of a flow that only the leader runs. Returns how far those are that it stops."""
         async with registered.rollout_lock:
             if (revision := registered.working) is None:
-                return  # the task that starts its workers finds out whether this process leads
+                return registered.name, None  # the task that starts its workers finds out whether this process leads
             workers = [worker for worker in revision.flow.workers if not worker.runs_everywhere]
             running = [worker for worker in workers if (revision.name, worker.name) in self._supervisor.workers]
             if self.leads:
                 self._start(revision, [worker for worker in workers if worker not in running])
-            else:
-                await self._supervisor.stop_workers(revision, [worker.name for worker in running])
+                return registered.name, None
+            stopped = await self._supervisor.stop_workers(revision, [worker.name for worker in running])
+            due = due_in(self.progress, revision) | stopped
+            return registered.name, FlowProgress(revision.number, revision.digest, due)
 
     async def _stop_all(self, registered: RegisteredFlow) -> None:
         async with registered.rollout_lock:
@@ -112,9 +133,17 @@ class Rollout:
     def _start(self, revision: Revision, workers: Iterable[Worker]) -> None:
         if self._stopped:
             return
+        due = due_in(self.progress, revision)
+        finished = {name for name, at in due.items() if at is None}
+        if due:
+            waiting = {name: at.isoformat() for name, at in due.items() if at is not None}
+            log.info("workers.continued", flow=revision.name, finished=sorted(finished), due=waiting)
         for worker in workers:
-            source = partial(_source, worker, self._process)
-            self._supervisor.start_worker(worker.name, revision, source, schedule=worker.schedule)
+            if worker.name not in finished:
+                source = partial(_source, worker, self._process)
+                self._supervisor.start_worker(
+                    worker.name, revision, source, schedule=worker.schedule, due=due.get(worker.name)
+                )
 
     async def _retire(self, registered: RegisteredFlow, revision: Revision) -> None:
         """Wait for the last run of a revision, then remove the revision."""

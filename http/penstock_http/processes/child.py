@@ -59,6 +59,8 @@ class Child:
         self.retired = False
         """Whether another process has replaced it, so that it is not started again."""
         self.started_at = 0.0
+        self.connected = False
+        """Whether its event loop runs, so that it must answer pings: it loads flows, or serves."""
         self.silent = 0.0
         """Seconds for which it has not answered."""
         self._answer = answer
@@ -170,6 +172,7 @@ class Child:
         return True
 
     async def _handle(self, topic: str, payload: bytes) -> bytes | None:
+        self.connected = topic != FAILED
         if topic == READY:
             if self.state is State.STARTING:
                 self.state = State.SERVING
@@ -192,6 +195,7 @@ class Child:
 
     def _end(self, code: int) -> None:
         self.code = code
+        self.connected = False
         self.state = State.DOWN
         self._channel.close()
         if self._ping is not None:

@@ -1,114 +1,43 @@
-"""Deployments to all processes of a service: the messages, and the side of the parent.
+"""Deployments to all processes of a service: the side of the parent.
 
-The parent keeps what a process that starts needs in order to serve what the others serve: the texts of uploaded flows,
-and the numbers of the active revisions. One deployment is made at a time, and none while a process starts. First all
-processes validate an uploaded flow. Then one of them deploys, and after that the others.
+The parent keeps what a process that starts needs in order to serve what the others serve: the texts of flow files and
+of uploaded flows, and the numbers of the active revisions. One deployment is made at a time, and none while a process
+starts. First all processes validate an uploaded flow. Then one of them deploys, and after that the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import structlog
-from msgspec import Struct, msgpack, structs
+from msgspec import msgpack, structs
 
+from penstock_http.processes.deployment_messages import (
+    EVERYWHERE,
+    HERE,
+    JOIN,
+    LOADED,
+    UPLOAD,
+    UPLOADED,
+    ActiveRevision,
+    Command,
+    Joined,
+    Loaded,
+    Reply,
+    Upload,
+)
+from penstock_http.processes.flow_files import KeptTexts
 from penstock_http.processes.peers import NoAnswer
 from penstock_http.processes.resources import ParentProcess
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-JOIN = "deployments-join"
-"""The topic of the parent for a process that starts: returns `Joined`."""
-
-UPLOAD = "deployments-upload"
-"""The topic of the parent that returns the `Upload` of a flow."""
-
-LOADED = "deployments-loaded"
-"""The topic of the parent for the revisions with which a process has started."""
-
-EVERYWHERE = "deployments"
-"""The topic of the parent that deploys in all processes: takes a `Command`, returns a `Reply`."""
-
-HERE = "deployment"
-"""The topic of a process that deploys in this process: takes a `Command`, returns a `Reply`."""
-
 HERE_SECONDS = 90.0
 """Timeout of a deployment in one process. Loading has 60 seconds."""
 
-EVERYWHERE_SECONDS = 600.0
-"""Timeout of a deployment in all processes, with the wait for others and for processes that start."""
-
 ATTEMPTS = 3
 """Attempts to deploy in a process that rejects what another one has accepted, for example because its store is away."""
-
-UPLOADED = "PUT"
-"""The source of an uploaded flow."""
-
-
-class ActiveRevision(Struct, frozen=True):
-    """The active revision of a flow."""
-
-    number: int
-    digest: str
-    source: str
-    """The file or Python name of the flow, or `PUT` if it was uploaded."""
-
-
-Revisions = Mapping[str, ActiveRevision]
-"""The active revisions of a process, by flow."""
-
-
-class Upload(Struct, frozen=True):
-    """An uploaded flow."""
-
-    text: str
-    format: str
-    replaces_file: bool
-    """Whether a flow of a file or of Python has the same name. SIGHUP loads that one again."""
-
-
-class Command(Struct, frozen=True, kw_only=True):
-    """What to deploy: an uploaded flow (`put`), nothing any more (`delete`), or all files again (`reload`)."""
-
-    kind: Literal["put", "delete", "reload"]
-    name: str = ""
-    text: str = ""
-    format: str = ""
-    dry_run: bool = False
-    cause: str = ""
-    version: int = 0
-    """The number of this deployment; in a question of a process, that of the last one that it made."""
-    known: dict[str, ActiveRevision] = {}
-    """The active revisions: a flow with the same digest gets the same number in all processes."""
-    removed: int = 0
-    """The highest number of the revisions of deleted flows."""
-
-
-class Reply(Struct, frozen=True, kw_only=True):
-    """What a deployment did in a process."""
-
-    accepted: bool
-    revisions: dict[str, ActiveRevision] = {}
-    """All active revisions of the process."""
-    results: bytes = b""
-    """The results of the flows, for the process that asked."""
-    rejection: bytes = b""
-    """Why the request was rejected, if it was, for the process that asked."""
-    leaves: bool = False
-    """Whether nothing was deployed because the process shuts down."""
-    version: int | None = None
-    """The last deployment, if nothing was reloaded because the process that asked had not made it."""
-
-
-class Joined(Struct, frozen=True, kw_only=True):
-    """What a process needs in order to serve what the others serve."""
-
-    version: int
-    known: dict[str, ActiveRevision]
-    removed: int
-    uploads: list[str]
 
 
 class Deployments:
@@ -121,34 +50,63 @@ class Deployments:
         self._version = 0
         self._revisions: dict[str, ActiveRevision] = {}
         self._uploads: dict[str, Upload] = {}
+        self._files = KeptTexts(parent)
+        self._starting: dict[int, Loaded] = {}
+        """What processes have loaded that do not serve yet."""
         self._removed = 0
         self._deploying: set[asyncio.Task[bytes]] = set()
         parent.on(JOIN, self._join)
         parent.on(UPLOAD, self._upload)
         parent.on(LOADED, self._loaded)
         parent.on(EVERYWHERE, self._everywhere)
+        parent.on_ready(self._ready)
+        parent.on_exit(lambda number: self._starting.pop(number, None))
 
     async def _join(self, _number: int, _payload: bytes) -> bytes:
-        """Return what a process that starts is to serve beside its files."""
-        # All others serve: this one is to replace one of them after SIGHUP, which loads the files again.
-        is_reload = len(self._parent.running) >= self._count
-        uploads = [name for name, upload in self._uploads.items() if not (is_reload and upload.replaces_file)]
-        return msgpack.encode(
-            Joined(version=self._version, known=self._revisions, removed=self._removed, uploads=uploads)
+        """Return what a process that starts is to serve."""
+        reads = self._parent.reloading
+        uploads = [name for name, upload in self._uploads.items() if not (reads and upload.replaces_file)]
+        joined = Joined(
+            version=self._version,
+            known=self._revisions,
+            removed=self._removed,
+            uploads=uploads,
+            files=None if reads else self._files.files,
         )
+        return msgpack.encode(joined)
 
     async def _upload(self, _number: int, payload: bytes) -> bytes:
         return msgpack.encode(self._uploads[payload.decode()])
 
-    async def _loaded(self, _number: int, payload: bytes) -> bytes:
-        """Take note of what a process has loaded. What is newer than what the others serve has a higher number."""
-        for name, revision in msgpack.decode(payload, type=dict[str, ActiveRevision]).items():
+    async def _loaded(self, number: int, payload: bytes) -> bytes:
+        """Take note of what a process that starts has loaded. It counts when the process serves."""
+        loaded = msgpack.decode(payload, type=Loaded)
+        if loaded.files is not None and not self._parent.reloading:  # one of the first processes
+            others = [self._files.files, *(each.files for each in self._starting.values())]
+            if any(other is not None and other.files != loaded.files.files for other in others):
+                return b"differs"
+        self._starting[number] = loaded
+        return b""
+
+    def _ready(self, number: int) -> None:
+        """Have all processes that start serve what this one serves, which may have read the files again."""
+        if (loaded := self._starting.pop(number, None)) is None:
+            return
+        if loaded.files is not None:
+            self._files.accept(loaded.files)
+        # What is newer than what the others serve has a higher number.
+        for name, revision in loaded.revisions.items():
             known = self._revisions.get(name)
             if known is None or revision.number >= known.number:
                 self._revisions[name] = revision
                 if revision.source != UPLOADED:
                     self._uploads.pop(name, None)
-        return b""
+        if self._parent.reloading:
+            for name in [name for name in self._revisions if name not in loaded.revisions]:
+                upload = self._uploads.get(name)
+                if upload is None or upload.replaces_file:  # the file of the flow is gone
+                    self._removed = max(self._removed, self._revisions.pop(name).number)
+                    self._uploads.pop(name, None)
 
     async def _everywhere(self, number: int, payload: bytes) -> bytes:
         """Deploy in all processes. What has begun is completed, also if the process that asks for it ends."""
@@ -209,7 +167,7 @@ class Deployments:
             elif self._differs(command, reply):
                 self._parent.kill(number, f"it rejected the deployment of {command.name}, which others accepted")
             elif command.kind == "reload":
-                self._keep_numbers(reply.revisions)
+                self._keep_newer(reply)
 
     async def _persist(self, number: int, command: Command) -> Reply | None:
         """Deploy in one process, and try again if it rejects what the first one has accepted."""
@@ -243,12 +201,16 @@ class Deployments:
             if (active := self._revisions.get(flow)) is not None and active.source == UPLOADED
         }
         self._version = command.version
+        if reply.files is not None:
+            self._files.accept(reply.files)
 
-    def _keep_numbers(self, revisions: Revisions) -> None:
+    def _keep_newer(self, reply: Reply) -> None:
         """Take note of files that a process has read after they changed once more."""
-        for flow, revision in revisions.items():
+        for flow, revision in reply.revisions.items():
             if flow in self._revisions and revision.number > self._revisions[flow].number:
                 self._revisions[flow] = revision
+                if reply.files is not None:
+                    self._files.accept(reply.files)
 
     async def _tell(self, number: int, command: Command) -> Reply | None:
         """Deploy in one process. Returns None if it does not answer."""

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import structlog
+from msgspec import msgpack
 
 from penstock_http.processes.child import Child, State
-from penstock_http.processes.member import LEAD
+from penstock_http.processes.member import LEAD, RELEASE
+from penstock_http.processes.messages import TakeLead
 from penstock_http.processes.peers import NoAnswer
 
 EXIT_SECONDS = 1.0
@@ -20,6 +22,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 class Lead:
     """Gives the lead to one of the processes. The next one gets it when the previous one has stopped, or is gone.
+
+    A leader reports its progress, such as which workers have finished, now and then and when it releases the lead. The
+    next one gets the last report.
 
     `kill` kills a process, for a reason, that does not take or release the lead within `timeout` seconds.
     """
@@ -36,6 +41,8 @@ class Lead:
         self._kill = kill
         self._timeout = timeout
         self._leader: Child | None = None
+        self._known = TakeLead(b"", released=True)
+        """What the next leader gets."""
         self._lock = asyncio.Lock()
 
     @property
@@ -55,8 +62,9 @@ class Lead:
                 if child.state is not State.SERVING:  # it is being replaced, or has ended, since others were asked
                     continue
                 self._leader = child
+                known, self._known = self._known, TakeLead(self._known.progress, released=False)
                 try:
-                    await child.call(LEAD, b"1", self._timeout)
+                    await child.call(LEAD, msgpack.encode(known), self._timeout)
                 except NoAnswer as error:  # it may lead all the same
                     await self._end(child, f"it did not take the lead: {error}")
                     self._leader = None
@@ -64,13 +72,19 @@ class Lead:
                 log.info("process.leads", process=child.number, pid=child.pid)
                 return
 
+    async def note(self, number: int, progress: bytes) -> bytes:
+        """Keep the progress that a process reports while it leads."""
+        if number == self.number:
+            self._known = TakeLead(progress, released=False)
+        return b""
+
     async def release(self, child: Child) -> None:
         """If a process leads, have it stop leading, and then another one lead."""
         if child is not self._leader:
             return
         try:
             # No timeout: a run in the background may take as long as the process may. Its exit ends the wait.
-            await child.call(LEAD, b"")
+            self._known = TakeLead(await child.call(RELEASE), released=True)
         except NoAnswer as error:
             await self._end(child, f"it did not release the lead: {error}")
         self._leader = None

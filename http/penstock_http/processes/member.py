@@ -33,7 +33,13 @@ Answered when it accepts no further connections.
 """
 
 LEAD = "lead"
-"""The topic of a process that starts (`1`) or stops (empty) to run what must not run twice. Answered when done."""
+"""The topic of a process that starts to run what must not run twice, with a `TakeLead`. Answered when it does."""
+
+RELEASE = "release"
+"""The topic of a process that stops to run it. Answered when it has stopped, with its progress for the next one."""
+
+PROGRESS = "progress"
+"""The topic of the parent for the progress of the process that leads, for the next one if it dies."""
 
 REPORT_SECONDS = 2.0
 """Timeout of the report, at the end of a shutdown."""

@@ -52,6 +52,15 @@ class Failed(Struct, frozen=True):
     message: str
 
 
+class TakeLead(Struct, frozen=True):
+    """What a process that begins to lead gets from the parent."""
+
+    progress: bytes
+    """The last report of a leader about its work; empty at first."""
+    released: bool
+    """Whether it was made when the work had stopped. Otherwise a leader has gone on from there, and has ended."""
+
+
 class Ask(Struct, frozen=True):
     """A question of one process for all of them."""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 from msgspec import msgpack, structs
@@ -16,9 +17,10 @@ from msgspec import msgpack, structs
 from penstock.errors import PenstockError, describe
 from penstock_http.processes.child import Child, State, exit_text
 from penstock_http.processes.lead import Lead
-from penstock_http.processes.member import RETIRE
+from penstock_http.processes.member import PROGRESS, RETIRE
 from penstock_http.processes.messages import Start
 from penstock_http.processes.peers import ASK_SECONDS, NoAnswer
+from penstock_http.processes.persistent_tasks import PersistentTasks
 from penstock_http.processes.questions import Handler, Questions, serving
 from penstock_http.processes.resources import PROCESS_COUNTS, ProcessCounts, Resource
 
@@ -36,6 +38,15 @@ MAX_BACKOFF = 30.0
 STABLE_SECONDS = 60.0
 """Seconds of life after which the backoff of a process begins anew."""
 
+STARTING_FACTOR = 3
+"""Process timeouts without an answer after which a process that loads flows is killed.
+
+The import of a module may hold the interpreter lock for a while.
+"""
+
+MAX_FAILED_STARTS = 5
+"""Failed starts of each process after which the service ends, if none serves. The waits take 15 seconds."""
+
 
 class StartFailed(PenstockError):
     """A process could not start. `code` is the exit code for the command."""
@@ -49,10 +60,19 @@ class Parent:
     """All processes of a service. It implements `ParentProcess`.
 
     `module` is the main module of a process, `start` the first message to each, `listener` the socket that
-    all accept from.
+    all accept from, `max_backoff` the maximum of seconds until a process that ended is started again. The service
+    ends if none serves and each could not be started `max_failed_starts` times.
     """
 
-    def __init__(self, module: str, start: Start, listener: int) -> None:
+    def __init__(
+        self,
+        module: str,
+        start: Start,
+        listener: int,
+        *,
+        max_backoff: float = MAX_BACKOFF,
+        max_failed_starts: int = MAX_FAILED_STARTS,
+    ) -> None:
         self.children: dict[int, Child] = {}
         """The processes by number, also those that are down and will be started again."""
         self.count = start.count
@@ -61,17 +81,27 @@ class Parent:
         self._module = module
         self._start = structs.replace(start, listener=listener)
         self._timeout = start.settings.process_timeout
+        self._max_backoff = max_backoff
+        self._max_failed_starts = max_failed_starts
         self._resources: list[Resource] = []
         self._detaching: dict[int, asyncio.Task[None]] = {}
         """For each process, the task that releases what belongs to it after its exit."""
         self._exit_callbacks: list[Callable[[int], object]] = []
+        self._ready_callbacks: list[Callable[[int], object]] = []
         self._restarts: Counter[str] = Counter()
         self.exclusive = asyncio.Lock()
         """Held while a process starts, and during a deployment: a process that starts misses none."""
+        self.reloading = False
+        """Whether the process that starts now is the first one after SIGHUP, which reads the flow files again."""
+        self.given_up = False
+        """Whether the service ends because no process can start."""
+        self._failed_starts = 0
+        """Processes in a row that could not start while no other one served."""
         self._questions = Questions(self.children)
         self._lead = Lead(self.children, self.stopping, self.kill, self._timeout)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = PersistentTasks()
         self.on(PROCESS_COUNTS, self._counts)
+        self.on(PROGRESS, self._lead.note)
 
     # For the parts of the service that have a side in the parent
 
@@ -93,6 +123,10 @@ class Parent:
     def on_exit(self, callback: Callable[[int], object]) -> None:
         """Call back with the number of each process that has exited."""
         self._exit_callbacks.append(callback)
+
+    def on_ready(self, callback: Callable[[int], object]) -> None:
+        """Call back with the number of each process that serves from now on."""
+        self._ready_callbacks.append(callback)
 
     def kill(self, number: int, reason: str) -> None:
         """Kill a process that does not do what it must. Another one replaces it."""
@@ -123,34 +157,40 @@ class Parent:
             raise _start_error(failed[0])
         for child, _ in started:
             log.info("process.started", process=child.number, pid=child.pid)
-            self._begin(self._keep(child), f"process:{child.number}")
-        self._begin(self._watch(), "processes:watch")
+            self._begin_keeping(child)
+        self._tasks.begin(self._watch, "processes:watch")
         await self._lead.appoint()
 
-    async def replace(self, child: Child) -> None:
+    async def replace(self, child: Child, *, reload: bool) -> Child | None:
         """Start another process in place of one, which accepts no connections any more when this returns.
 
-        Does nothing if it has ended, because it is started again anyway. Raises `StartFailed` if the other one cannot
-        start.
+        Returns the new process. With `reload` it reads the flow files again; otherwise it serves what the others serve.
+        Returns None if the old one has ended, because it is started again anyway. Raises `StartFailed` if the new one
+        cannot start.
         """
         number = await self._free_number()
         async with self.exclusive:
             if child.state is not State.SERVING:
-                return
-            successor, ready = await self._try_start(number)
+                return None
+            self.reloading = reload
+            try:
+                successor, ready = await self._try_start(number)
+            finally:
+                self.reloading = False
         if not ready:
             if not self.stopping.is_set():
                 del self.children[number]
             raise _start_error(successor)
         log.info("process.replaced", process=child.number, pid=child.pid, by=number, by_pid=successor.pid)
-        self._begin(self._keep(successor), f"process:{number}")
+        self._begin_keeping(successor)
         child.retire()
         log.info("process.retiring", process=child.number, pid=child.pid)
         try:
             await child.call(RETIRE, timeout=self._timeout)
         except NoAnswer as error:
             child.kill(f"it did not retire: {error}")
-        self._begin(self._retire(child), f"process:{child.number}:retire")
+        self._tasks.begin(partial(self._retire, child), f"process:{child.number}:retire")
+        return successor
 
     def stop(self) -> None:
         """Start no further process, and end those that are starting. The caller sends signals to the others."""
@@ -166,9 +206,7 @@ class Parent:
 
     async def aclose(self) -> None:
         """End all tasks. All processes have exited."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.aclose()
 
     async def _try_start(self, number: int) -> tuple[Child, bool]:
         """Start a process. Returns it, and whether it serves."""
@@ -184,33 +222,38 @@ class Parent:
                 attached.append(resource)
             start = structs.replace(self._start, number=number, descriptors=named)
             await child.spawn(self._module, start, (start.listener, *named.values()))
-        except OSError as error:
+        except Exception as error:  # mostly of the system; a bug must not leave others waiting for this process
             child.fail(f"it could not be started: {describe(error)}")
         finally:
             for descriptor in named.values():
                 os.close(descriptor)
             self._detaching[number] = asyncio.create_task(self._detach(child, attached), name=f"process:{number}:exit")
-        return child, await child.wait_ready()
+        ready = await child.wait_ready()
+        if ready:
+            for callback in self._ready_callbacks:
+                callback(number)
+        return child, ready
 
     async def _detach(self, child: Child, attached: Sequence[Resource]) -> None:
         """Release what belonged to a process, after its exit."""
         await child.wait()
         del self._detaching[child.number]
-        for resource in attached:
-            resource.detach(child.number)
-        for callback in self._exit_callbacks:
-            callback(child.number)
+        for call in (*(resource.detach for resource in attached), *self._exit_callbacks):
+            try:
+                call(child.number)
+            except Exception as error:  # an unknown bug: what else belonged to the process is released all the same
+                log.error("process.release_failed", process=child.number, error=describe(error), exc_info=error)
 
     async def _keep(self, child: Child) -> None:
         """Replace a process by another one with its number whenever it ends, until it is retired."""
         loop = asyncio.get_running_loop()
-        backoff = FIRST_BACKOFF
+        first_backoff = backoff = min(FIRST_BACKOFF, self._max_backoff)
         while True:
             await child.wait()
             if child.retired or self.stopping.is_set():
                 break
             if loop.time() - child.started_at > STABLE_SECONDS:
-                backoff = FIRST_BACKOFF
+                backoff = first_backoff
             self._restarts["frozen" if child.killed else "crashed"] += 1
             log.error(
                 "process.ended",
@@ -222,16 +265,30 @@ class Parent:
             )
             await self._lead.appoint()
             await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, MAX_BACKOFF)
+            backoff = min(backoff * 2, self._max_backoff)
             async with self.exclusive:
                 if child.retired:  # it ended while its successor started
                     break
                 child, ready = await self._try_start(child.number)
             if ready:
+                self._failed_starts = 0
                 log.info("process.restarted", process=child.number, pid=child.pid)
                 await self._lead.appoint()
+            else:
+                self._note_failed_start(child)
         if child.retired:
-            del self.children[child.number]
+            self.children.pop(child.number, None)
+
+    def _note_failed_start(self, child: Child) -> None:
+        """End the service if no process serves and none can start, so that clients do not wait for ever."""
+        if any(each.serves for each in self.children.values()):
+            self._failed_starts = 0
+            return
+        self._failed_starts += 1
+        if self._failed_starts >= self._max_failed_starts * self.count and not self.stopping.is_set():
+            log.error("processes.given_up", failed_starts=self._failed_starts, error=str(_start_error(child)))
+            self.given_up = True
+            self.stop()
 
     async def _retire(self, child: Child) -> None:
         """Wait until a process has finished what is open and exited. What must not run twice moves to another one."""
@@ -263,18 +320,22 @@ class Parent:
         while True:
             await asyncio.sleep(seconds)
             for child in list(self.children.values()):
-                if child.serves and child.ping(seconds) >= self._timeout:
-                    self.kill(child.number, f"no answer for {self._timeout:g} s")
+                if not child.connected:
+                    continue
+                timeout = self._timeout if child.serves else STARTING_FACTOR * self._timeout
+                if child.ping(seconds) >= timeout:
+                    self.kill(child.number, f"no answer for {timeout:g} s")
 
-    def _begin(self, work: Awaitable[None], name: str) -> None:
-        task = asyncio.ensure_future(work)
-        task.set_name(name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _begin_keeping(self, child: Child) -> None:
+        """Begin to replace a process by another one whenever it ends."""
+        number = child.number
+        # If it begins again after an error, the process may be another one. None has the number if it was retired.
+        self._tasks.begin(lambda: self._keep(self.children.get(number, child)), f"process:{number}")
 
     async def _counts(self, number: int, payload: bytes) -> bytes:
         up = {child.number: child.serves and child.silent < self._timeout / 2 for child in self.children.values()}
-        return msgpack.encode(ProcessCounts(up, dict(self._restarts), self._lead.number))
+        starting = tuple(number for number, child in self.children.items() if not child.serves)
+        return msgpack.encode(ProcessCounts(up, dict(self._restarts), self._lead.number, starting))
 
 
 def _start_error(child: Child) -> StartFailed:

@@ -37,6 +37,8 @@ class ProcessCounts(Struct, frozen=True):
     """How many processes were started again, by reason: `crashed` or `frozen`."""
     leader: int
     """The number of the process that runs what must not run twice; 0 if there is none."""
+    starting: tuple[int, ...] = ()
+    """The processes that start, or will be started again."""
 
 
 PROCESS_COUNTS = "parent-processes"
@@ -64,6 +66,10 @@ class ParentProcess(Protocol):
         """Call back with the number of each process that has exited, after the resources were detached."""
         ...
 
+    def on_ready(self, callback: Callable[[int], object]) -> None:
+        """Call back with the number of each process that serves from now on."""
+        ...
+
     def kill(self, number: int, reason: str) -> None:
         """Kill a process that does not do what it must, and start another one. `reason` is logged."""
         ...
@@ -71,6 +77,11 @@ class ParentProcess(Protocol):
     @property
     def exclusive(self) -> asyncio.Lock:
         """Held while a process starts, and during a deployment: a process that starts misses none."""
+        ...
+
+    @property
+    def reloading(self) -> bool:
+        """Whether the process that starts now is the first one after SIGHUP, which reads the flow files again."""
         ...
 
     @property

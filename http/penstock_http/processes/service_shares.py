@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import structlog
 
+from penstock.errors import describe
 from penstock.services import Service
 from penstock_http.processes.shared_limits import ColumnsInUse, LimitsUnavailable, SharedLimits
 
@@ -17,6 +18,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 UPDATE_SECONDS = 0.05
 """Seconds between two updates of the shares. What a process needs reaches it after two updates of the others."""
+
+RETRY_SECONDS = 1.0
+"""Seconds until the next attempt after an update that failed."""
 
 Report: TypeAlias = "tuple[int, int, bytes]"
 """The calls wanted and in flight here, and the cells of all processes: if these stay the same, so does the share."""
@@ -65,6 +69,8 @@ class ServiceShares:
         service.share_rate(partial(self._reserve, shared))
         service.bulkhead.share = 0
         self.update()
+        if shared.last_report is None:  # the table cannot be used now, but leaves one call for each new process
+            service.bulkhead.share = 1
         if service.max_in_flight < (processes := self._limits.processes):
             log.warning(
                 "limits.below_processes",
@@ -77,7 +83,11 @@ class ServiceShares:
     async def run(self) -> None:
         """Keep the shares up to date until cancelled."""
         while True:
-            self.update()
+            try:
+                self.update()
+            except Exception as error:  # an unknown bug: without this task, shares would never change again
+                log.error("limits.update_failed", error=describe(error), exc_info=error)
+                await asyncio.sleep(RETRY_SECONDS)
             await asyncio.sleep(UPDATE_SECONDS)
 
     def update(self) -> None:

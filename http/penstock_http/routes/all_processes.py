@@ -97,7 +97,8 @@ class AllProcesses:
         question = self._ask("readiness", timeout=READY_SECONDS)
         answers, counts = await asyncio.gather(question, self._counts(READY_SECONDS))
         numbers = {*answers, *counts.up}
-        return merge_readiness({number: _decoded(answers.get(number)) for number in sorted(numbers)})
+        found = {number: _decoded(answers.get(number)) for number in sorted(numbers)}
+        return merge_readiness(found, counts.starting)
 
     async def flows(self, *, trusted: bool) -> Document:
         """Return all active flows and the last reload."""

@@ -55,7 +55,7 @@ def make_loader(settings: Settings, *, workers_only: bool = False) -> FlowLoader
 async def load_flows(reloader: AnyReloader, supervisor: Supervisor, paths: Sequence[Path]) -> None:
     """Load and deploy all flows, or none. `paths` are the files and directories. Raises `ConfigurationError`."""
     results = await reloader.start()
-    if not results or any(result.diagnostics for result in results):
+    if reloader.last is None or any(result.diagnostics for result in results):
         if supervisor.workers:  # the error is a store that cannot be opened: other flows may be deployed already
             await supervisor.shut_down(0)
         folders = ", ".join(map(str, paths))

@@ -19,10 +19,10 @@ from penstock_http.deployments.file_watcher import WatchedFiles, watch_files
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import FlowCandidate
-from penstock_http.processes.member import LEAD
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
 from penstock_http.server.connection import AcceptErrorHandler, ConnectionFactory
 from penstock_http.server.dead_letters import DeadLetterWork
+from penstock_http.server.leadership import follow_lead, report_progress
 from penstock_http.server.limits import log_shared, share_limits
 from penstock_http.server.membership import Alone, Membership
 from penstock_http.server.retirement import close_when_leaving, first_of, retire, wait_for_drain_delay
@@ -94,13 +94,14 @@ async def serve(
     listener = await membership.accept(sock, connections, lambda: len(server.connections) + connections.handshakes)
     skip_delay = asyncio.Event()
     install_signals(loop, supervisor, stop, skip_delay, settings)
-    tasks: list[asyncio.Task[None]] = []
+    reporting = report_progress(membership.peers, registry, supervisor)
+    tasks = [loop.create_task(reporting, name="workers:progress")]
     if membership.reloads:
         tasks.append(loop.create_task(reload_on_signal(sighup, reloader, tls), name="reload:signal"))
     if watch:
         tasks.append(loop.create_task(watch_files(reloader), name="reload:watch"))
     log_shared(membership, supervisor, registry)
-    membership.peers.on(LEAD, lambda payload: _lead(registry, payload))
+    follow_lead(membership.peers, registry)
     work.start()
     tune_gc()
     await membership.ready(settings, sock, stop)
@@ -126,11 +127,6 @@ async def serve(
     await client.aclose()
     await membership.stopped(report)
     return 1 if report.forced else 0
-
-
-async def _lead(registry: FlowRegistry, payload: bytes) -> bytes:
-    await registry.lead(bool(payload))
-    return b""
 
 
 def tune_gc() -> None:

@@ -7,15 +7,16 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 import structlog
 from msgspec import msgpack, structs
 
+from penstock.errors import describe
 from penstock.runtime import ShutdownReport
 from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
-from penstock_http.processes.child import Child, State
+from penstock_http.processes.child import Child
 from penstock_http.processes.connection_counts import SharedConnectionCounts
 from penstock_http.processes.deployments import Deployments
 from penstock_http.processes.messages import Start
@@ -57,7 +58,8 @@ async def run_parent(settings: Settings, flows: Sequence[str], *, watch: bool, w
     await parent.aclose()
     for close in closers:
         await close()
-    return stop.finish()
+    code = stop.finish()
+    return 1 if parent.given_up else code
 
 
 def add_parts(parent: Parent, settings: Settings) -> list[Callable[[], Awaitable[None]]]:
@@ -82,19 +84,36 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
         log.info("reload.started", cause="signal", processes=parent.count)
         replaced = 0
         try:
-            for number in parent.running:
-                child = parent.children[number]
-                if child.state is State.SERVING:
-                    await parent.replace(child)
-                    replaced += 1
+            async for _ in replacements(parent):
+                replaced += 1
         except StartFailed as error:
             if not parent.stopping.is_set():
-                log.error("reload.failed", cause="signal", error=str(error))
+                log.error("reload.failed", cause="signal", error=str(error), replaced=replaced)
+        except Exception as error:  # an unknown bug: the next signal is handled all the same
+            log.error("reload.failed", cause="signal", error=describe(error), exc_info=error)
         else:
             if replaced:
                 log.info("reload.completed", cause="signal", processes=replaced)
             else:
-                log.error("reload.failed", cause="signal", error="no process serves; those that start read the files")
+                log.error("reload.failed", cause="signal", error="no process serves; send SIGHUP again when one does")
+
+
+async def replacements(parent: Parent) -> AsyncIterator[Child]:
+    """Replace all processes, and yield the new ones. Raises `StartFailed`.
+
+    The first new one reads the flow files, and the others serve what it serves.
+    """
+    first: Child | None = None
+    while True:
+        running = [parent.children[number] for number in parent.running]
+        # One that died meanwhile, and was started again before the first new one served, is replaced too.
+        old = [child for child in running if first is None or child.started_at < first.started_at]
+        if not old:
+            return
+        successor = await parent.replace(old[0], reload=first is None)
+        if successor is not None:
+            first = first or successor
+            yield successor
 
 
 class Stop:

@@ -7,6 +7,7 @@ import signal
 
 import structlog
 
+from penstock.errors import describe
 from penstock.runtime import Event, Phase, Supervisor
 from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
@@ -77,6 +78,9 @@ async def reload_on_signal(sighup: asyncio.Event, reloader: FlowReloader, tls: T
     while running:
         await sighup.wait()
         sighup.clear()
-        if tls is not None:
-            await tls.reload()
-        running = await reloader.try_reload("signal")
+        try:
+            if tls is not None:
+                await tls.reload()
+            running = await reloader.try_reload("signal")
+        except Exception as error:  # an unknown bug: the next signal is handled all the same
+            log.error("reload.failed", cause="signal", error=describe(error), exc_info=error)

@@ -5,7 +5,14 @@ from penstock.services.http_client.exchange import ExchangeFailed, Response
 from penstock.services.http_client.origin import Origin, encode_headers, end_of
 from penstock.services.http_client.pool import ConnectionStatistics
 from penstock.services.http_client.reasons import connection_error_reason
-from penstock.services.http_client.responses import batch_item_error, content_of, parse_retry_after
+from penstock.services.http_client.request import Request
+from penstock.services.http_client.responses import (
+    batch_item_error,
+    content_of,
+    is_compressed,
+    parse_retry_after,
+    uncompressed_content_of,
+)
 from penstock.services.http_client.tls import Tls
 
 __all__ = [
@@ -13,6 +20,7 @@ __all__ = [
     "ExchangeFailed",
     "HttpClient",
     "Origin",
+    "Request",
     "RequestHead",
     "Response",
     "Tls",
@@ -21,5 +29,7 @@ __all__ = [
     "content_of",
     "encode_headers",
     "end_of",
+    "is_compressed",
     "parse_retry_after",
+    "uncompressed_content_of",
 ]

@@ -6,8 +6,8 @@ import asyncio
 import os
 import re
 import ssl
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from penstock.errors import InvalidItem, ServiceUnreachable
 from penstock.services.http_client.connect import Addresses, Resolver, Route, look_up
@@ -16,8 +16,10 @@ from penstock.services.http_client.origin import Origin, end_of, head_of
 from penstock.services.http_client.pool import ConnectionPool, ConnectionStatistics
 from penstock.services.http_client.proxies import proxy_for
 from penstock.services.http_client.reasons import connection_error_reason
+from penstock.services.http_client.request import Request
 from penstock.services.http_client.responses import content_of
 from penstock.services.http_client.tls import Tls
+from penstock.support.tasks import Report, reported
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]+)(/[^?#\s]*)?(\?[^#\s]*)?", re.ASCII)
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -108,28 +110,26 @@ class HttpClient:
         except ValueError as error:
             raise InvalidItem(f"the request to {service} cannot be sent: {error}") from error
         target = (found[2] or "/") + (found[3] or "")
-        response = await self.send(service, head, target.encode(), head.head + end_of(method, body), limit)
+        rest = head.head + end_of(method, body)
+        response = await reported(partial(self.start, service, head, target.encode(), rest, limit))
         return await content_of(service, response, limit)
 
-    def send(
-        self, service: str, head: RequestHead, target: bytes, rest: bytes, limit: int
-    ) -> Coroutine[Any, Any, Response]:
-        """Send a request and return its response, of any status. This is the hot path of every call.
+    def start(
+        self, service: str, head: RequestHead, target: bytes, rest: bytes, limit: int, on_end: Report[Response]
+    ) -> Request:
+        """Start a request, and return it. This is the hot path of every call.
 
         `target` is the path with the query, percent-encoded. `rest` is what follows the request line: headers, the
-        empty line, the body. The body of the response has at most `limit` bytes. Raises `ServiceUnreachable`.
+        empty line, the body. The body of the response has at most `limit` bytes. `on_end` receives the response, of any
+        status, or why there is none; perhaps before this method returns. Raises `ServiceUnreachable`.
         """
         pool = self._pools.get(head.key)
         if pool is None or self._loop is not asyncio.get_running_loop():
             pool = self._open_pool(service, head)
-        # Not awaited here: each coroutine that awaits another one costs a hundredth of a call.
-        return pool.exchange(
-            service,
-            b"%b %b%b HTTP/1.1\r\n%b%b" % (head.method, pool.prefix, target, pool.headers, rest),
-            limit,
-            head.head_only,
-            head.repeatable,
-        )
+        content = b"%b %b%b HTTP/1.1\r\n%b%b" % (head.method, pool.prefix, target, pool.headers, rest)
+        request = Request(pool, service, content, limit, head.head_only, head.repeatable, on_end)
+        request.start()
+        return request
 
     def statistics(self, head: RequestHead | None = None) -> ConnectionStatistics:
         """Return how many connections there are now: to all hosts, or those that requests with this head use."""

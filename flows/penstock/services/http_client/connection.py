@@ -32,6 +32,18 @@ class ConnectionOwner(Protocol):
         ...
 
 
+class Receiver(Protocol):
+    """The request whose response a connection waits for. One of the two methods is called, once."""
+
+    def responded(self, response: Response) -> None:
+        """Receive the response."""
+        ...
+
+    def failed(self, error: ExchangeFailed) -> None:
+        """Receive why there is no response."""
+        ...
+
+
 class HttpConnection(asyncio.Protocol):
     """Sends a request and receives its response, one at a time. `transport` is set when it is connected."""
 
@@ -42,17 +54,17 @@ class HttpConnection(asyncio.Protocol):
         "failure",
         "idle_seconds",
         "idle_until",
+        "receiver",
         "transport",
         "used",
-        "waiter",
     )
 
     def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
         self._reader = ResponseReader()
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self.waiter: asyncio.Future[Response] | None = None
-        """Resolved with the response; None while there is no request."""
+        self.receiver: Receiver | None = None
+        """The request; None while there is none."""
         self.closed = False
         """Whether the connection cannot be used any more."""
         self.failure = ""
@@ -63,21 +75,17 @@ class HttpConnection(asyncio.Protocol):
         """How long it may be idle."""
         self.idle_until = 0.0
 
-    def send(
-        self, request: bytes, loop: asyncio.AbstractEventLoop, limit: int, head_only: bool
-    ) -> asyncio.Future[Response]:
-        """Send a request. Return a future of its response, whose body has at most `limit` bytes.
+    def send(self, request: bytes, receiver: Receiver, limit: int, head_only: bool) -> None:
+        """Send a request. The body of its response has at most `limit` bytes.
 
-        The future raises `ExchangeFailed`. `head_only`: the response has no body, because the method is HEAD.
+        `head_only`: the response has no body, because the method is HEAD.
         """
         self._reader.start(limit, head_only)
-        waiter: asyncio.Future[Response] = asyncio.Future(loop=loop)
-        self.waiter = waiter
+        self.receiver = receiver
         try:
             self._write(request)
         except (RuntimeError, OSError):  # uvloop's transports reject writes once they are closed, asyncio's drop them
             self._fail_closed("the connection was closed")
-        return waiter
 
     def abort(self) -> None:
         """Close the connection now. A request that waits for its response fails."""
@@ -87,12 +95,12 @@ class HttpConnection(asyncio.Protocol):
 
     def fail(self, reason: str, *, unanswered: bool = False) -> None:
         """Close the connection. A request that waits for its response fails for this reason."""
-        waiter, self.waiter = self.waiter, None
+        receiver, self.receiver = self.receiver, None
         self.abort()
-        if waiter is None:
+        if receiver is None:
             self.failure = self.failure or reason
-        elif not waiter.done():
-            waiter.set_exception(ExchangeFailed(reason, unanswered=unanswered))
+        else:
+            receiver.failed(ExchangeFailed(reason, unanswered=unanswered))
 
     # What the transport calls
 
@@ -101,7 +109,7 @@ class HttpConnection(asyncio.Protocol):
         limit_reads(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.waiter is None:
+        if self.receiver is None:
             self.abort()  # no request asked for these bytes
             return
 
@@ -114,7 +122,7 @@ class HttpConnection(asyncio.Protocol):
             self._finish()
 
     def eof_received(self) -> None:
-        if self.waiter is None:
+        if self.receiver is None:
             self._close()
         elif self._reader.end():
             self._finish()
@@ -133,7 +141,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _finish(self) -> None:
         """Deliver the response, and return the connection to its pool or close it."""
-        waiter, self.waiter = self.waiter, None
+        receiver, self.receiver = self.receiver, None
         response = self._reader.take()
         if not self.used:
             self.used = True
@@ -143,8 +151,8 @@ class HttpConnection(asyncio.Protocol):
             self._owner.release(self)
         else:
             self.abort()
-        if waiter is not None and not waiter.done():
-            waiter.set_result(response)
+        if receiver is not None:
+            receiver.responded(response)
 
     def _fail_closed(self, reason: str) -> None:
         has_started = self._reader.has_started

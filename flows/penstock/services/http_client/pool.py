@@ -8,11 +8,9 @@ from collections import deque
 
 from msgspec import Struct
 
-from penstock.errors import ServiceUnreachable
 from penstock.services.http_client.connect import Resolver, Route, open_connection
 from penstock.services.http_client.connection import HttpConnection
-from penstock.services.http_client.exchange import ExchangeFailed, Response
-from penstock.services.http_client.reasons import connection_error_reason
+from penstock.services.http_client.exchange import ExchangeFailed
 
 
 class ConnectionStatistics(Struct, frozen=True):
@@ -38,7 +36,7 @@ class ConnectionPool:
         self.prefix = route.prefix
         self.headers = route.headers
         self._resolver = resolver
-        self._loop = loop
+        self.loop = loop
         self._limit = limit
         self._connections: set[HttpConnection] = set()
         self._idle: list[HttpConnection] = []
@@ -54,50 +52,26 @@ class ConnectionPool:
         awaited = sum(not waiter.done() for waiter in self._waiters)
         return ConnectionStatistics(len(self._connections) + self._opening, len(self._idle), awaited)
 
-    async def exchange(self, service: str, request: bytes, limit: int, head_only: bool, repeatable: bool) -> Response:
-        """Send a request of a service and return its response. Raises `ServiceUnreachable`.
-
-        When it is cancelled, the connection is closed. If a server has closed a kept connection, a `repeatable` request
-        is sent again once, on a new one.
-        """
-        try:
-            connection = self._take_idle() or await self._acquire()
-            while True:
-                waiter = connection.send(request, self._loop, limit, head_only)
-                try:
-                    return await waiter
-                except asyncio.CancelledError:
-                    if connection.waiter is waiter:  # else its response has arrived, and it may serve another request
-                        connection.abort()
-                    raise
-                except ExchangeFailed as error:
-                    if not (error.unanswered and repeatable):
-                        raise
-                repeatable = False
-                connection = await self._acquire()
-        except (ExchangeFailed, OSError, ValueError) as error:
-            raise ServiceUnreachable(service, connection_error_reason(error)) from error
-
     # Taking connections
 
-    def _take_idle(self) -> HttpConnection | None:
+    def take_idle(self) -> HttpConnection | None:
         """Return the connection that was used last, if it is not too old."""
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if connection.idle_until > self._loop.time():
+            if connection.idle_until > self.loop.time():
                 return connection
             connection.abort()
         return None
 
-    async def _acquire(self) -> HttpConnection:
+    async def acquire(self) -> HttpConnection:
         """Open a connection, or wait for one if there are as many as allowed."""
         while True:
             if self._closed:
                 raise ExchangeFailed("the client was closed")
             if len(self._connections) + self._opening < self._limit:
                 return await self._open()
-            waiter: asyncio.Future[HttpConnection | None] = self._loop.create_future()
+            waiter: asyncio.Future[HttpConnection | None] = self.loop.create_future()
             self._waiters.append(waiter)
             try:
                 connection = await waiter
@@ -134,11 +108,11 @@ class ConnectionPool:
             if not waiter.done():
                 waiter.set_result(connection)
                 return
-        now = self._loop.time()
+        now = self.loop.time()
         connection.idle_until = now + connection.idle_seconds
         self._idle.append(connection)
         if self._timer is None:
-            self._timer = self._loop.call_at(connection.idle_until, self._close_idle)
+            self._timer = self.loop.call_at(connection.idle_until, self._close_idle)
 
     def forget(self, connection: HttpConnection) -> None:
         """Forget a connection that was closed."""
@@ -166,11 +140,11 @@ class ConnectionPool:
     def _close_idle(self) -> None:
         """Close connections that were idle for too long. One timer serves all of them."""
         self._timer = None
-        now = self._loop.time()
+        now = self.loop.time()
         for connection in [each for each in self._idle if each.idle_until <= now]:
             connection.abort()
         if self._idle:
-            self._timer = self._loop.call_at(min(each.idle_until for each in self._idle), self._close_idle)
+            self._timer = self.loop.call_at(min(each.idle_until for each in self._idle), self._close_idle)
 
     def close(self) -> None:
         """Close all connections. Requests in flight fail."""

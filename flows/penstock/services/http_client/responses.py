@@ -33,6 +33,20 @@ async def content_of(service: str, response: Response, limit: int) -> bytes:
     content: bytes | None = None if response.too_long else response.body
     if content and (encoding := response.header(b"content-encoding")) is not None:
         content = await _decompress(service, content, encoding.strip().lower(), limit)
+    return _content_or_error(service, response, content, limit)
+
+
+def uncompressed_content_of(service: str, response: Response, limit: int) -> bytes:
+    """Return the body of a 2xx response that `is_compressed` says is not. Raises as `content_of` does."""
+    return _content_or_error(service, response, None if response.too_long else response.body, limit)
+
+
+def is_compressed(response: Response) -> bool:
+    """Return whether the body of a response has a content encoding."""
+    return bool(response.body) and response.header(b"content-encoding") is not None
+
+
+def _content_or_error(service: str, response: Response, content: bytes | None, limit: int) -> bytes:
     if not 200 <= response.status < 300:
         raise _response_error(service, response, content or b"")
     if content is None:
