@@ -445,13 +445,13 @@ async def test_a_stopped_job_can_be_given_up_and_resumed_by_another_runner(queue
 async def test_a_job_has_one_runner_until_its_lease_ends(queue):
     """The runner extends its lease, and those of its letters. Stopped and ended jobs have no runner."""
     await stored(queue, 2)
-    job = await running(queue, lease=1)
-    got = await queue.claim(job, "one", 0, 1, 1)
+    job = await running(queue, lease=5)
+    got = await queue.claim(job, "one", 0, 1, 5)
     assert (await queue.job(job)).runner == "one"
     assert await queue.acquire_job(job, "two") is None
     assert await queue.claim(job, "two", 0, 1) == []
-    assert (await queue.acquire_job(job, "one", 30)).runner == "one"
-    await asyncio.sleep(1.1)  # longer than the first lease
+    assert (await queue.acquire_job(job, "one", 60)).runner == "one"
+    await asyncio.sleep(5.1)  # longer than the first lease
 
     assert await queue.acquire_job(job, "two") is None
     assert [one.seq for one in await queue.claim(job, "one", 0, 5)] == [1]

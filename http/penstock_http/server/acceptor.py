@@ -16,6 +16,12 @@ PATIENCE_SECONDS = 0.15
 A process that computes accepts between two iterations of its event loop, which may take a tenth of a second.
 """
 
+CHECK_SECONDS = PATIENCE_SECONDS / 8
+"""Seconds until a process that lets others go first checks whether they did.
+
+Patience is counted in checks: if the machine itself stalls, others are not taken for stuck.
+"""
+
 RESTORE_SECONDS = 1.0
 """Seconds after which the patience with processes that were stuck is restored."""
 
@@ -105,10 +111,23 @@ class SharedListener:
                 self._pause()
                 if self._loop.time() >= self._restore_at:
                     self._patience = PATIENCE_SECONDS
-                self._waiting = self._loop.call_later(self._patience, self._accept_late)
+                self._wait(self._patience)
                 return
             if not self._accept():
                 return
+
+    def _wait(self, seconds: float) -> None:
+        """Let others accept what waits, for so many seconds at most."""
+        delay = min(CHECK_SECONDS, seconds)
+        self._waiting = self._loop.call_later(delay, self._check, seconds - delay)
+
+    def _check(self, seconds_left: float) -> None:
+        if self._counts.is_lowest(self._number):
+            self._resume()
+        elif seconds_left > 0:
+            self._wait(seconds_left)
+        else:
+            self._accept_late()
 
     def _accept_late(self) -> None:
         self._resume()
