@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -313,3 +314,34 @@ def test_a_worker_goes_on_elsewhere(schedule: Schedule, seconds: float, stopped:
 
     with capture_logs():
         assert run(within(1e7, main())) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [(Cron("0 * * * *"), [1, 2, 3, 4]), (Every(3600), [0, 1, 2, 3, 4])])
+def test_to_ask_when_workers_run_next_changes_nothing(schedule: Schedule, expected: list[float]) -> None:
+    """Three that are due together are asked whenever one of them has completed a run, as a leader does."""
+
+    async def main() -> list[list[float]]:
+        loop = asyncio.get_running_loop()
+        began: dict[str, list[float]] = {"A": [], "B": [], "C": []}
+        supervisor = Supervisor()
+        flow = Flow("f")
+        supervisor.on_worker_completed = lambda: supervisor.next_due(flow)
+
+        def source(name: str) -> Any:
+            began[name].append(loop.time() / 3600)
+            return from_iterable([1])
+
+        for name in began:
+            supervisor.start_worker(
+                name,
+                flow,
+                partial(source, name),
+                schedule=schedule,
+                now=lambda: START + timedelta(seconds=loop.time()),
+            )
+        await asyncio.sleep(4.5 * 3600)
+        await supervisor.shut_down(0)
+        return list(began.values())
+
+    with capture_logs():
+        assert run(within(1e7, main())) == [pytest.approx(expected, abs=0.01)] * 3

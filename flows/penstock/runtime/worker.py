@@ -93,9 +93,9 @@ class RunningWorker:
 
     def next_due(self) -> datetime | None:
         """Return when the next run is due; None if there is none. A run that is not completed is still due."""
-        if self._running and self._run is not None and self._run.reason is EndReason.COMPLETED:  # while it was stopped
-            self._complete()
-        return self._due
+        has_completed = self._run is not None and self._run.reason is EndReason.COMPLETED
+        # The task may not have noticed yet, or never will if it was stopped meanwhile.
+        return self._due_after_run() if self._running and has_completed else self._due
 
     async def run(self) -> None:
         """Run once, periodically, or at the times of a cron expression."""
@@ -127,9 +127,12 @@ class RunningWorker:
     def _complete(self) -> None:
         """Note that the run that was due is completed."""
         self._running = False
-        if self._due is not None:
-            self._due = self._schedule.next_after(max(self._due, self._now()))  # a clock set back repeats no run
+        self._due = self._due_after_run()
         self._on_completed()
+
+    def _due_after_run(self) -> datetime | None:
+        # A clock that was set back repeats no run.
+        return None if self._due is None else self._schedule.next_after(max(self._due, self._now()))
 
     async def _wait_until(self, due: datetime, schedule: Cron) -> datetime:
         """Wait until `due` and return it. If the clock was set far back, wait for and return an earlier fire time."""
