@@ -194,6 +194,13 @@ def test_a_flow_file_with_errors_changes_no_process(serve: Serve, tmp_path: Path
     file.write_text("flow: marks\nsteps: [{sett: 1}]\n")
     server.signal(signal.SIGHUP)
     assert "sett" in server.event("reload.failed", cause="signal")["error"]
+    until(lambda: len(server.logged("flow.invalid")) == 2)
+    for _ in range(4):
+        assert server.request("GET", "/flows/marks").json()["lastReload"]["outcome"] == "rejected"
+    assert (
+        b'penstock_flow_reloads_total{flow="marks",outcome="rejected",process="2"} 1'
+        in server.request("GET", "/metrics").body
+    )
     assert server.members() == before
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)

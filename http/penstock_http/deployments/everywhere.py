@@ -20,6 +20,7 @@ from penstock_http.processes.deployment_messages import (
     HERE,
     JOIN,
     LOADED,
+    REJECTED,
     UPLOAD,
     ActiveRevision,
     Command,
@@ -73,6 +74,7 @@ class EverywhereReloader:
         self._version = 0
         """The last deployment that this process made."""
         peers.on(HERE, self._deploy_here)
+        peers.on(REJECTED, self._record_rejected)
 
     @property
     def files(self) -> WatchedFiles:
@@ -180,6 +182,10 @@ class EverywhereReloader:
                 leaves=rejection is not None and rejection.code == SHUTTING_DOWN,
             )
         )
+
+    async def _record_rejected(self, payload: bytes) -> bytes:
+        await self._here.record_rejected(payload.decode())
+        return b""
 
     async def _run(self, command: Command) -> list[DeploymentResult]:
         match command.kind:

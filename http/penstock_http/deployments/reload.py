@@ -111,6 +111,18 @@ class Reloader:
                 return self._log(cause, failures)
             return await self._deploy(cause, found)
 
+    async def record_rejected(self, cause: str) -> None:
+        """Record what is invalid in the files, because another process could not serve them. Nothing is deployed."""
+        async with self._lock:
+            found = await self._queue.run(self._scan)
+            checked = [*await self._registry.deploy(*found.candidates, dry_run=True), *found.failures]
+            rejected = [result for result in checked if result.outcome is DeploymentStatus.REJECTED]
+            for result in rejected:
+                self._registry.record_failure(result)
+            if rejected:
+                self.last = ReloadResult(now(), cause, rejected)
+                _log_diagnostics(cause, rejected)
+
     async def try_reload(self, cause: str) -> bool:
         """Reload, and log errors instead of raising them. Returns False if the service shuts down."""
         try:
@@ -229,13 +241,17 @@ class Reloader:
             for result in results
         }
         log.info("reload.completed", cause=cause, flows=outcomes)
-        diagnostics = [(result.flow, diagnostic) for result in results for diagnostic in result.diagnostics]
-        for flow, diagnostic in diagnostics[:MAX_DIAGNOSTICS]:
-            log.warning("flow.invalid", flow=flow, **diagnostic.document())
-        more = sum(result.more_diagnostics for result in results) + max(0, len(diagnostics) - MAX_DIAGNOSTICS)
-        if more:
-            log.warning("reload.diagnostics_omitted", cause=cause, count=more)
+        _log_diagnostics(cause, results)
         return results
+
+
+def _log_diagnostics(cause: str, results: Sequence[DeploymentResult]) -> None:
+    diagnostics = [(result.flow, diagnostic) for result in results for diagnostic in result.diagnostics]
+    for flow, diagnostic in diagnostics[:MAX_DIAGNOSTICS]:
+        log.warning("flow.invalid", flow=flow, **diagnostic.document())
+    more = sum(result.more_diagnostics for result in results) + max(0, len(diagnostics) - MAX_DIAGNOSTICS)
+    if more:
+        log.warning("reload.diagnostics_omitted", cause=cause, count=more)
 
 
 def _count_parts(flow: Flow[Any]) -> int:

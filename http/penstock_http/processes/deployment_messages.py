@@ -26,6 +26,9 @@ EVERYWHERE = "deployments"
 HERE = "deployment"
 """The topic of a process that deploys in this process: takes a `Command`, returns a `Reply`."""
 
+REJECTED = "deployment-rejected"
+"""The topic of a process that records a reload in which a new process could not serve the flow files."""
+
 EVERYWHERE_SECONDS = 600.0
 """Timeout of a deployment in all processes, with the wait for others and for processes that start."""
 

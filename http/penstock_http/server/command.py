@@ -22,6 +22,7 @@ from penstock_http.server.init_process import become_init
 from penstock_http.server.lifecycle import serve as run_service
 from penstock_http.server.parent_main import run_parent
 from penstock_http.server.paths import parse_flows
+from penstock_http.server.signals import ignore_stop_signals
 from penstock_http.server.tls import tls_of
 
 _READING = "Settings are read from the settings file, then from variables, then from options."
@@ -86,10 +87,14 @@ def _run(command: str, flows: tuple[str, ...], options: Mapping[str, str | None]
         tls.warn()
     try:
         if settings.processes > 1:
-            return asyncio.run(run_parent(settings, flows, watch=watch, workers_only=workers_only))
+            code = asyncio.run(run_parent(settings, flows, watch=watch, workers_only=workers_only))
+            ignore_stop_signals()
+            return code
         static = python_flows(modules, files, settings, workers_only=workers_only)
         service = run_service(settings, files, static, logs, watch=watch, workers_only=workers_only)
-        return run_in_event_loop(service, settings.event_loop)
+        code = run_in_event_loop(service, settings.event_loop)
+        ignore_stop_signals()
+        return code
     except ConfigurationError as error:
         return print_error(command, error, 2)
     except StartFailed as error:

@@ -18,6 +18,7 @@ from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
 from penstock_http.processes.child import Child
 from penstock_http.processes.connection_counts import SharedConnectionCounts
+from penstock_http.processes.deployment_messages import EVERYWHERE_SECONDS, REJECTED
 from penstock_http.processes.deployments import Deployments
 from penstock_http.processes.messages import Start
 from penstock_http.processes.parent import Parent, StartFailed
@@ -89,6 +90,7 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
         except StartFailed as error:
             if not parent.stopping.is_set():
                 log.error("reload.failed", cause="signal", error=str(error), replaced=replaced)
+                await record_rejected(parent)
         except Exception as error:  # an unknown bug: the next signal is handled all the same
             log.error("reload.failed", cause="signal", error=describe(error), exc_info=error)
         else:
@@ -96,6 +98,14 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
                 log.info("reload.completed", cause="signal", processes=replaced)
             else:
                 log.error("reload.failed", cause="signal", error="no process serves; send SIGHUP again when one does")
+
+
+async def record_rejected(parent: Parent) -> None:
+    """Let the processes that go on serving record what is invalid in the flow files, for metrics and `/flows`."""
+    asked = [parent.tell(number, REJECTED, b"signal", timeout=EVERYWHERE_SECONDS) for number in parent.running]
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(answer, Exception):
+            log.warning("reload.not_recorded", cause="signal", error=describe(answer))
 
 
 async def replacements(parent: Parent) -> AsyncIterator[Child]:

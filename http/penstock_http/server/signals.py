@@ -56,6 +56,12 @@ def install_signals(
         signal.signal(number, handle)
 
 
+def ignore_stop_signals() -> None:
+    """Let no further signal change the exit code: Python restores their default actions while it exits."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def sighup_event(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     """Return an event that each SIGHUP sets. SIGHUP no longer ends the process."""
     event = asyncio.Event()
