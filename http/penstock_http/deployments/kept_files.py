@@ -1,6 +1,6 @@
-"""Keep the texts of the flow files that are served at the parent, and load flows from them instead of from disk.
+"""Send the texts of the flow files that are served to the parent, and load flows from these texts.
 
-Only flow files and the files that they include are kept. Python modules are imported from disk, as they are by then.
+Only flow files and the files that they include are kept there. Python modules are always imported from disk.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the process that leads knows about its workers: which have run for good, and when the others run next.
+"""The progress of the workers that only the leader runs: which have finished, and when the others run next.
 
-It passes this on to the next leader, so that a worker that is not changed goes on as if nothing had happened.
+The next leader gets it, so that workers of flows that have not changed continue there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Progress: TypeAlias = "Mapping[str, FlowProgress]"
 
 
 def due_in(progress: Progress, revision: Revision) -> dict[str, datetime | None]:
-    """Return when each worker of a revision runs next, as far as it is known. A changed flow begins anew."""
+    """Return when each worker of a revision runs next, as far as it is known: nothing if the flow has changed."""
     found = progress.get(revision.name)
     if found is None or (found.revision, found.digest) != (revision.number, revision.digest):
         return {}
@@ -36,9 +36,9 @@ def due_in(progress: Progress, revision: Revision) -> dict[str, datetime | None]
 
 
 def after_crash(progress: Progress, now: datetime) -> Progress:
-    """Return what is still true after a leader has gone on from there, and has ended without a further report.
+    """Return what is still true when a leader that continued from it has crashed without a further report.
 
-    What was due meanwhile may have been done or not.
+    Runs that were due meanwhile may have been made or not.
     """
 
     def keep(known: FlowProgress) -> FlowProgress:

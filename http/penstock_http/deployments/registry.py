@@ -141,8 +141,8 @@ class FlowRegistry:
     async def lead(self, leads: bool, progress: Progress = NO_PROGRESS) -> None:
         """Begin or cease to run what only one process of the service runs.
 
-        Workers go on from the `progress` of the previous leader. When this returns after `lead(False)`, all of it has
-        ended: the runs of workers are drained. Another process may lead then.
+        Workers continue from the `progress` of the previous leader. When this returns after `lead(False)`, all of it
+        has ended: the runs of workers are drained. Another process may lead then.
         """
         async with self._leading:
             if leads is not self._rollout.leads:

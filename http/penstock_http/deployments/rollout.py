@@ -64,7 +64,7 @@ class Rollout:
     async def lead(self, leads: bool, flows: Iterable[RegisteredFlow], progress: Progress) -> None:
         """Start the workers that only one process runs, or drain them and wait for their end.
 
-        Those that start go on from the `progress` of the previous leader.
+        Those that start continue from the `progress` of the previous leader.
         """
         self.leads = leads
         if leads:

@@ -1,6 +1,6 @@
 """The texts of the flow files that all processes serve, which the parent keeps for processes that start.
 
-So one that replaces a process that has died serves what the others serve, whatever is on disk by then.
+A process that replaces one that has died then serves the same flows as the others, even if the files have changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tasks of the parent that go on after a bug: without them, a process would never be replaced again."""
+"""Tasks of the parent that start again after a bug. Without that, processes would not be replaced any more."""
 
 from __future__ import annotations
 

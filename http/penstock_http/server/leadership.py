@@ -1,4 +1,4 @@
-"""Begin and cease to lead, as the parent of several processes says, and report the progress of the workers to it."""
+"""Take and release the lead when the parent asks for it, and report the progress of the workers to the parent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def follow_lead(peers: Peers, registry: FlowRegistry) -> None:
-    """Answer the parent: the workers that only one process runs go on here, or end here and go on elsewhere."""
+    """Answer the parent: start the workers that only one process runs, or stop them, so that another process can."""
 
     async def take(payload: bytes) -> bytes:
         known = msgpack.decode(payload, type=TakeLead)
