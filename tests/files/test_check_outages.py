@@ -134,3 +134,7 @@ def test_what_several_processes_divide_is_described(tmp_path: Path, monkeypatch:
     (report,) = json.loads(invoke("check", tmp_path / "f.yaml", "--json").stdout)
     assert report["processes"] == {"count": 3, "texts": sentences}
     assert "with 1 process" not in invoke("check", tmp_path / "f.yaml", "--processes", "1").stdout
+    (tmp_path / "m.yaml").write_text("flow: m\nsteps: [{set: {a: 1}}]\ndead_letters: memory\n")
+    assert (
+        "several processes refuse a store in memory" in invoke("check", tmp_path / "m.yaml", "--processes", "2").stdout
+    )
