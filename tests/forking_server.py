@@ -32,11 +32,11 @@ MANY = 64
 """Descriptors that a request may come with."""
 
 HIGH = 200
-"""Descriptors from here on are in nobody's way."""
+"""The first descriptor that no request asks for."""
 
 
 def serve(descriptor: int) -> int:
-    """Fork a process for each request. Returns in the server when nobody can ask any more, and in each child."""
+    """Fork a process for each request. Returns in the server when the tests have ended, and in each child."""
     for package in ("penstock", "penstock_http"):
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             if not module.name.endswith("__main__"):
@@ -114,7 +114,7 @@ def become(
     for number in closed:
         os.close(number)
     sys.stdin, sys.stdout, sys.stderr = (None if number in closed else stream(number) for number in range(3))
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]  # are Final
     if server is not None:
         asyncio.create_subprocess_exec = Starter(server)
     return perform(words, cwd)
@@ -148,7 +148,8 @@ def perform(words: list[str], cwd: str) -> int:
 def stream(descriptor: int) -> Any:
     """Return a standard stream as Python makes it."""
     mode, errors = "w" if descriptor else "r", "backslashreplace" if descriptor == 2 else "strict"
-    raw = open(descriptor, f"{mode}b", 0 if mode == "w" and os.environ.get("PYTHONUNBUFFERED") else -1, closefd=False)  # noqa: SIM115
+    buffering = 0 if mode == "w" and os.environ.get("PYTHONUNBUFFERED") else -1
+    raw = open(descriptor, f"{mode}b", buffering, closefd=False)  # noqa: SIM115 - open until the process ends
     text = io.TextIOWrapper(
         raw,
         encoding=os.environ.get("PYTHONIOENCODING", "utf-8"),
@@ -156,7 +157,7 @@ def stream(descriptor: int) -> Any:
         line_buffering=os.isatty(descriptor) or (mode == "w" and descriptor == 2),
         write_through=bool(mode == "w" and os.environ.get("PYTHONUNBUFFERED")),
     )
-    text.mode = mode  # type: ignore[misc]
+    text.mode = mode  # type: ignore[misc]  # only `open` may set it, according to its type
     return text
 
 

@@ -137,7 +137,7 @@ def test_deleting_and_redriving_ask_first(desk):
     assert desk.documents("jobs") == desk.documents("audit") == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the terminal becomes that of a forked process")
+@pytest.mark.skipif(sys.platform != "linux", reason="forking.py gives a process a controlling terminal on Linux only")
 @pytest.mark.parametrize(
     ("answer", "code", "left"), [(b"y\n", 0, {}), (b"n\n", 1, {"waiting": 5}), (b"\x03", 1, {"waiting": 5})]
 )

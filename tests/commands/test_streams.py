@@ -73,7 +73,7 @@ def test_messages_that_cannot_be_written_do_not_change_the_exit_code(tmp_path: P
         assert json.loads(process.stdout.splitlines()[-1])["end"]["reason"] == "completed"
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="enters the folder by its descriptor")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc/PID/fd to enter a deleted folder")
 @pytest.mark.parametrize(
     "words", ["serve --port 0", "serve --port 0 shop:flow", "dead-letters list", "check f.yaml", "run f.yaml", "new x"]
 )

@@ -376,7 +376,7 @@ def test_standard_input_may_be_a_file_a_pipe_or_nothing(tmp_path: Path) -> None:
     """A redirected file, a pipe, /dev/null, and one that was closed: the process ends by itself."""
     (tmp_path / "a.ndjson").write_bytes(lines(1000))
 
-    def said(input: str | None = None, **how: Any) -> str:
+    def message(input: str | None = None, **how: Any) -> str:
         given = {"stdin": subprocess.PIPE} | how
         process = forking.start_python("-c", PROGRAM, stdout=subprocess.PIPE, text=True, **given)
         done = forking.complete(process, input, SECONDS)
@@ -384,10 +384,10 @@ def test_standard_input_may_be_a_file_a_pipe_or_nothing(tmp_path: Path) -> None:
         return done.stdout.splitlines()[-1]
 
     with (tmp_path / "a.ndjson").open() as file:
-        assert said(stdin=file) == "completed 1000 None"
-    assert said(input=lines(10).decode()) == "completed 10 None"
-    assert said(stdin=subprocess.DEVNULL) == "completed 0 None"
-    assert "the source standard input failed" in said(closed=[0])
+        assert message(stdin=file) == "completed 1000 None"
+    assert message(input=lines(10).decode()) == "completed 10 None"
+    assert message(stdin=subprocess.DEVNULL) == "completed 0 None"
+    assert "the source standard input failed" in message(closed=[0])
 
 
 def test_a_terminal_is_read_line_by_line() -> None:

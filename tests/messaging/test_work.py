@@ -76,7 +76,7 @@ def stop_twice_and_finish(folder: Path, file: Path) -> tuple[int, int]:
     received = failed = 0
     for wanted in (500, 1000, MESSAGES):
         with working(folder, file) as process:
-            until(lambda: received + process.metric("penstock_settled_total") >= wanted, period=0.1)  # noqa: B023 - at once
+            until(lambda: received + process.metric("penstock_settled_total") >= wanted, period=0.1)  # noqa: B023 - not kept
             assert process.stop() == 0
             (ended,) = process.logged("run.ended", kind="worker")
         assert (ended["reason"], ended["cancelled"]) == ("draining", 0)

@@ -224,7 +224,7 @@ async def test_a_changed_file_is_loaded_by_all_processes_once(service: Service) 
 
 @scenario
 async def test_a_process_that_replaces_one_that_died_serves_what_the_others_serve(service: Service) -> None:
-    """Not what is on disk by then: a change that nobody has asked to deploy, broken or not, a new or a deleted file."""
+    """Changes on disk that were not deployed have no effect: an edit, broken or not, a new or a deleted file."""
     (service.folder / "part.yaml").write_text("templates: {t: [{set: {mark: '1'}}]}\n")
     including = "flow: whole\ninclude: [part.yaml]\nsteps: [{use: t}]\n"
     (service.folder / "whole.yaml").write_text(including)

@@ -547,7 +547,7 @@ async def test_the_remaining_time_is_forwarded(header: str, pattern: str) -> Non
 
 
 async def test_a_function_that_converts_a_response_knows_the_remaining_time() -> None:
-    """That of its own call, also on a connection that another call has used."""
+    """The remaining time is that of its own call, also on a connection that another call has used."""
     remaining: list[float | None] = []
 
     async def reply(_: web.Request) -> web.StreamResponse:

@@ -26,7 +26,7 @@ class Process(Child):
         self.fails = False
         self.leads: list[bool] = []
         self.known: list[TakeLead] = []
-        """What it was told about the previous leader."""
+        """The progress of the previous leader that it received."""
 
     async def call(self, topic: str, payload: bytes = b"", timeout: float | None = None) -> bytes:
         """Take or release the lead, when the test permits it."""

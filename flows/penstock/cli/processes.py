@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from penstock.deadletters import MemoryStore
-from penstock.deadletters.stores import MEMORY
+from penstock.deadletters.stores import is_in_memory
 from penstock.flow.flow import Flow
 from penstock.services import Service
 
@@ -17,7 +16,7 @@ def processes_report(flow: Flow[Any], processes: int) -> list[str]:
 
 
 def _sentences(flow: Flow[Any], processes: int) -> Iterator[str]:
-    if isinstance(flow.store, MemoryStore) or flow.store in ("memory", MEMORY):
+    if is_in_memory(flow.store):
         yield "dead letters: several processes refuse a store in memory; use sqlite:///FILE or a server"
     for service in flow.all_services:
         yield f"{service.name}: {'; '.join(_service_facts(service, processes))}"

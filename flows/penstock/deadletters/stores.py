@@ -17,6 +17,7 @@ from penstock.backends.extras import require_extra
 from penstock.backends.server_url import SCHEMES, check_credentials, hide_password, invalid_url, parse_server_url
 from penstock.deadletters.copies import Copies, CopyStatistics, is_outbox
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.memory import MemoryStore
 from penstock.deadletters.memory_outbox import MemoryOutboxStore
 from penstock.deadletters.store import (
     PAGE,
@@ -56,6 +57,11 @@ def normalize_url(url: str) -> str:
     """Substitute variables in a store URL. `memory` needs no colon, because YAML would need quotes for it."""
     resolved = substitute(url)
     return MEMORY if resolved == "memory" else resolved
+
+
+def is_in_memory(store: str | DeadLetterStore | None) -> bool:
+    """Return whether a store, or the one with a URL, is in memory. Raises `MissingVariable`."""
+    return normalize_url(store) == MEMORY if isinstance(store, str) else isinstance(store, MemoryStore)
 
 
 def validate_store_url(url: str) -> None:

@@ -289,8 +289,9 @@ class Supervisor:
         )
 
     def next_due(self, flow: RunnableFlow) -> dict[str, datetime | None]:
-        """Return when the next run of each worker of a flow is due: a time that has passed while it runs, None if there
-        is no further run.
+        """Return when the next run of each worker of a flow is due; None if there is no further run.
+
+        While a worker runs, it is the time at which that run was due.
         """
         return {name: worker.next_due() for (of, name), worker in self._running_workers.items() if of == flow.name}
 

@@ -67,7 +67,7 @@ class RunningWorker:
         self._log = log.bind(flow=flow, worker=name)
         self._continues = due is not None
         self._due: datetime | None = due or now()
-        """When the next run is due, or was due if it is not completed; None if there is none."""
+        """When the next run is due, or was due if it is not completed; None if there is no further run."""
         self._running = False
         """Whether the run that was due is not completed, as far as this worker knows."""
         self._run: Run | None = None
@@ -92,7 +92,10 @@ class RunningWorker:
         return 0.0 if self._unavailable_since is None else now - self._unavailable_since
 
     def next_due(self) -> datetime | None:
-        """Return when the next run is due; None if there is none. A run that is not completed is still due."""
+        """Return when the next run is due; None if there is no further run.
+
+        A run that is not completed is still due.
+        """
         has_completed = self._run is not None and self._run.reason is EndReason.COMPLETED
         # The task may not have noticed yet, or never will if it was stopped meanwhile.
         return self._due_after_run() if self._running and has_completed else self._due

@@ -46,7 +46,7 @@ class TimeoutSweeper:
         self._in_flight = in_flight
         self._on_stuck = on_stuck
         self.timer: Deadline | None = None
-        """Set when a call starts and there is none. It stays when the last call ends: the next call needs it again."""
+        """Set when a call starts, if it is not set. It stays when the last call ends: the next call needs it again."""
 
     def watch(self, since: float, loop: asyncio.AbstractEventLoop) -> None:
         """Watch all calls, the oldest of which started at `since`."""

@@ -112,7 +112,7 @@ class Reloader:
             return await self._deploy(cause, found)
 
     async def record_rejected(self, cause: str) -> None:
-        """Record what is invalid in the files, because another process could not serve them. Nothing is deployed."""
+        """Record the errors of the files, after another process could not serve them. Nothing is deployed."""
         async with self._lock:
             found = await self._queue.run(self._scan)
             checked = [*await self._registry.deploy(*found.candidates, dry_run=True), *found.failures]

@@ -19,7 +19,7 @@ A process that computes accepts between two iterations of its event loop, which 
 CHECK_SECONDS = PATIENCE_SECONDS / 8
 """Seconds until a process that lets others go first checks whether they did.
 
-Patience is counted in checks: if the machine itself stalls, others are not taken for stuck.
+Patience is counted in checks. So processes do not count as stuck because the machine has stalled.
 """
 
 RESTORE_SECONDS = 1.0

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.core.window import BYTES, ELEMENTS
-from penstock.deadletters import DeadLetterStore, MemoryStore
-from penstock.deadletters.stores import MEMORY, normalize_url
+from penstock.deadletters import DeadLetterStore
+from penstock.deadletters.stores import is_in_memory
 from penstock.errors import FlowDefinitionError, PenstockError
 from penstock.flow.flow import Flow
 from penstock.flowfile.diagnostics import MAX_DIAGNOSTICS
@@ -147,8 +147,7 @@ def _apply_settings(flow: Flow[Any], settings: Settings, *, window: bool, dead_l
 
 def check_store(store: str | DeadLetterStore | None, settings: Settings) -> None:
     """Raise `FlowDefinitionError` for a store in memory if several processes serve: each would have its own letters."""
-    in_memory = normalize_url(store) == MEMORY if isinstance(store, str) else isinstance(store, MemoryStore)
-    if in_memory and settings.processes > 1:
+    if settings.processes > 1 and is_in_memory(store):
         raise FlowDefinitionError(
             f"dead letters in memory: each of {settings.processes} processes would have its own; use sqlite:///FILE or "
             "a server, or set --processes to 1"

@@ -101,7 +101,7 @@ async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
 
 
 async def record_rejected(parent: Parent) -> None:
-    """Let the processes that go on serving record what is invalid in the flow files, for metrics and `/flows`."""
+    """Make the processes that were not replaced record the errors of the flow files, for metrics and `/flows`."""
     asked = [parent.tell(number, REJECTED, b"signal", timeout=EVERYWHERE_SECONDS) for number in parent.running]
     for answer in await asyncio.gather(*asked, return_exceptions=True):
         if isinstance(answer, Exception):

@@ -121,7 +121,7 @@ class HttpClient:
 
         `target` is the path with the query, percent-encoded. `rest` is what follows the request line: headers, the
         empty line, the body. The body of the response has at most `limit` bytes. `on_end` receives the response, of any
-        status, or why there is none; perhaps before this method returns. Raises `ServiceUnreachable`.
+        status, or the error; perhaps before this method returns. Raises `ServiceUnreachable`.
         """
         pool = self._pools.get(head.key)
         if pool is None or self._loop is not asyncio.get_running_loop():

@@ -64,7 +64,7 @@ class HttpConnection(asyncio.Protocol):
         self._reader = ResponseReader()
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.receiver: Receiver | None = None
-        """The request; None while there is none."""
+        """The request in flight; None while the connection is idle."""
         self.closed = False
         """Whether the connection cannot be used any more."""
         self.failure = ""
